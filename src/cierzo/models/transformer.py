@@ -1,0 +1,183 @@
+"""The forward pass of every architecture we run: Mistral, Mixtral, Ministral 3, Llama.
+
+T tokens of a step, D dim, H hidden_dim, V vocabulary. Activations are float32 `Tensor`s
+that live as long as the model and are written in place, so a step allocates nothing
+that grows with the model. Knows nothing of files, requests or text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo import kernels
+from cierzo.config import ModelConfig
+from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Tensor
+from cierzo.models.rope import RotaryEmbedding
+
+Int32 = NDArray[np.int32]
+
+
+class Weights(Protocol):
+    """Where a model's tensors come from, by name (`PackedFolder` in production)."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def packed(self, name: str) -> PackedWeight: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays:
+    """What one step computes: T tokens of S sequences, each sequence's tokens in a row.
+
+    `slot_mapping` says where a token's key and value go (block_id · 16 + offset).
+    `query_starts` [S + 1] bounds each sequence's rows, `context_lens` [S] counts the
+    tokens it attends to, this step's included, `block_tables` [S, max_blocks] maps
+    its blocks (-1: unused, or freed behind the sliding window).
+    """
+
+    token_ids: Int32
+    positions: Int32
+    slot_mapping: Int32
+    query_starts: Int32
+    context_lens: Int32
+    block_tables: Int32
+
+
+class Scratch:
+    """The activations of a step, shared by all layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.x = Tensor(0, config.dim)
+        self.h = Tensor(0, config.dim)
+        self.qkv = Tensor(0, q_dim + 2 * kv_dim)
+        self.q = Tensor(0, q_dim)
+        self.attended = Tensor(0, q_dim)
+        self.activated = Tensor(0, config.hidden_dim)
+        self.due = Tensor(0, config.dim)
+        self.logits = Tensor(0, config.vocab_size)
+
+
+class Attention:
+    """Grouped-query attention over the paged KV cache, RoPE on queries and keys."""
+
+    def __init__(self, weights: Weights, layer: int) -> None:
+        config = weights.config
+        self._layer = layer
+        self._n_heads = config.n_heads
+        self._sliding_window = config.sliding_window[layer] or 0
+        self._qkv_proj = weights.packed(f"layers.{layer}.qkv_proj")
+        self._o_proj = weights.packed(f"layers.{layer}.o_proj")
+
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput, kv: KVCache) -> None:
+        """x [T, D] += attention(h [T, D])"""
+        kernels.matmul(s.qkv, h, self._qkv_proj)
+        kernels.rope_and_store(s.q, s.qkv, step, kv, self._layer, self._n_heads)
+        kernels.attention(s.attended, s.q, step, kv, self._layer, self._sliding_window)
+        kernels.matmul(x, s.attended, self._o_proj, accumulate=True)
+
+
+class FeedForward:
+    """SwiGLU: down(silu(gate(h)) ⊙ up(h))."""
+
+    def __init__(self, weights: Weights, layer: int) -> None:
+        self._gate_up_proj = weights.packed(f"layers.{layer}.gate_up_proj")
+        self._down_proj = weights.packed(f"layers.{layer}.down_proj")
+
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch) -> None:
+        """x [T, D] += feed_forward(h [T, D])"""
+        kernels.matmul_swiglu(s.activated, h, self._gate_up_proj)
+        kernels.matmul(x, s.activated, self._down_proj, accumulate=True)
+
+
+class MoeLayer:
+    """Sparse feed-forward: the router picks a few experts per token; only they work."""
+
+    def __init__(self, weights: Weights, layer: int, num_experts_per_tok: int) -> None:
+        self._num_experts_per_tok = num_experts_per_tok
+        self._router = weights.tensor(f"layers.{layer}.router")
+        self._gate_up_proj = weights.packed(f"layers.{layer}.experts.gate_up_proj")
+        self._down_proj = weights.packed(f"layers.{layer}.experts.down_proj")
+
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch) -> None:
+        """x [T, D] += Σ over chosen experts of weight · feed_forward_e(h [T, D])"""
+        kernels.moe(
+            x, h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
+        )
+
+
+class TransformerBlock:
+    """x += attention(norm(x)), then x += feed_forward(norm(x))."""
+
+    def __init__(self, weights: Weights, layer: int) -> None:
+        config = weights.config
+        self._eps = config.norm_eps
+        self._attention_norm = weights.tensor(f"layers.{layer}.attention_norm")
+        self._attention = Attention(weights, layer)
+        self._feed_forward_norm = weights.tensor(f"layers.{layer}.feed_forward_norm")
+        self._feed_forward = (
+            FeedForward(weights, layer)
+            if config.moe is None
+            else MoeLayer(weights, layer, config.moe.num_experts_per_tok)
+        )
+
+    def forward(self, s: Scratch, step: ForwardInput, kv: KVCache) -> None:
+        kernels.rms_norm(s.h, s.x, self._attention_norm, self._eps)
+        self._attention.add_to(s.x, s.h, s, step, kv)
+        kernels.rms_norm(s.h, s.x, self._feed_forward_norm, self._eps)
+        self._feed_forward.add_to(s.x, s.h, s)
+
+
+class Transformer:
+    """A decoder-only transformer over packed weights. Not thread-safe: one step at a time."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.config = config = weights.config
+        self._rope = RotaryEmbedding(config)
+        self._embedding = weights.packed("embedding")
+        self._blocks = [TransformerBlock(weights, layer) for layer in range(config.n_layers)]
+        self._norm = weights.tensor("norm")
+        self._output = self._embedding if config.tied_embeddings else weights.packed("output")
+        self._scratch = Scratch(config)
+
+    def new_kv_cache(self, num_blocks: int) -> KVCache:
+        c = self.config
+        return KVCache(c.n_layers, num_blocks, c.n_kv_heads, c.head_dim)
+
+    def forward(self, step: StepArrays, kv_cache: KVCache, logits_rows: Int32) -> Tensor:
+        """Logits [len(logits_rows), V] of the given rows; valid until the next step."""
+        hidden = self.hidden(step, kv_cache, logits_rows)
+        kernels.matmul(self._scratch.logits, hidden, self._output)
+        return self._scratch.logits
+
+    def hidden(self, step: StepArrays, kv_cache: KVCache, rows: Int32) -> Tensor:
+        """Hidden states after the final norm [len(rows), D]; valid until the next step."""
+        s = self._scratch
+        forward_input = self._forward_input(step)
+        kernels.embed(s.x, forward_input, self._embedding)
+        for block in self._blocks:
+            block.forward(s, forward_input, kv_cache)
+        kernels.gather_rows(s.due, s.x, rows)
+        kernels.rms_norm(s.due, s.due, self._norm, self.config.norm_eps)
+        return s.due
+
+    def _forward_input(self, step: StepArrays) -> ForwardInput:
+        cos, sin = self._rope.angles(step.positions)
+        return ForwardInput(
+            step.token_ids,
+            step.positions,
+            step.slot_mapping,
+            step.query_starts,
+            step.context_lens,
+            step.block_tables,
+            cos,
+            sin,
+            self._rope.query_scale(step.positions),
+        )
