@@ -1,0 +1,171 @@
+#include "thread_pool.h"
+
+#include <chrono>
+#include <stdexcept>
+#include <string>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace cierzo {
+
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Spins until done(). Where the cores are shared with other work the thread waited for may have
+// lost its own, so after some tens of microseconds each round offers ours.
+template <class Done>
+void spin_until(Done done) {
+    constexpr int kPatience = 1024;  // pauses, about 40 us
+    for (int i = 0; !done(); ++i) {
+        pause();
+        if (i > kPatience) std::this_thread::yield();
+    }
+}
+
+// Flushes denormal inputs and results while in scope: what the AMX unit always does, and a denormal
+// costs some hundred cycles elsewhere.
+class FlushDenormals {
+  public:
+#if defined(__x86_64__)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }  // FTZ | DAZ
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#elif defined(__aarch64__)
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved_));
+        asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t(1) << 24)));  // FZ
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+  private:
+    uint64_t saved_ = 0;
+#else
+    FlushDenormals() {}
+    ~FlushDenormals() {}
+#endif
+};
+
+int default_num_threads() {
+#if defined(__linux__)
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+#endif
+    const unsigned n = std::thread::hardware_concurrency();
+    return n == 0 ? 1 : int(n);
+}
+
+}  // namespace
+
+void Team::barrier() const {
+    if (num_threads_ > 1) pool_.barrier(num_threads_);
+}
+
+int64_t Team::next() const {
+    return pool_.counter_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Team::reset_counter() const {
+    barrier();
+    if (thread_ == 0) pool_.counter_.store(0, std::memory_order_relaxed);
+    barrier();
+}
+
+ThreadPool& ThreadPool::instance() {
+    // Never destroyed: workers may outlive static destruction.
+    static ThreadPool* pool = new ThreadPool;
+    return *pool;
+}
+
+ThreadPool::ThreadPool() {
+    const int n = default_num_threads();
+    set_num_threads(n > 1024 ? 1024 : n);
+}
+
+void ThreadPool::set_num_threads(int n) {
+    if (n < 1 || n > 1024)
+        throw std::invalid_argument("set_num_threads: n must be between 1 and 1024; got " +
+                                    std::to_string(n));
+    std::lock_guard lock(region_mutex_);
+    if (n == num_threads_ && int(workers_.size()) == n - 1) return;
+    stop_workers();
+    const uint32_t epoch = epoch_.load();
+    for (int i = 1; i < n; ++i) workers_.emplace_back([this, i, epoch] { worker_loop(i, epoch); });
+    num_threads_ = n;
+}
+
+void ThreadPool::stop_workers() {
+    stopping_ = true;
+    epoch_.fetch_add(1);
+    epoch_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+    stopping_ = false;
+}
+
+void ThreadPool::run_region(RegionFunction function, void* context, bool alone) {
+    std::lock_guard lock(region_mutex_);
+    const int n = alone ? 1 : num_threads();
+    counter_.store(0, std::memory_order_relaxed);
+    if (n > 1) {
+        function_ = function;
+        context_ = context;
+        running_.store(n - 1, std::memory_order_relaxed);
+        // Sequentially consistent with the sleeper's count-then-look: one of the two sees the
+        // other.
+        epoch_.fetch_add(1);
+        if (sleepers_.load() > 0) epoch_.notify_all();
+    }
+    {
+        const FlushDenormals flush;
+        function(context, Team(*this, 0, n));
+    }
+    if (n > 1) spin_until([&] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+void ThreadPool::worker_loop(int thread, uint32_t seen) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kIdle = std::chrono::milliseconds(1);
+    const FlushDenormals flush;
+    for (;;) {
+        const auto idle_since = Clock::now();
+        for (int i = 1; epoch_.load(std::memory_order_acquire) == seen; ++i) {
+            pause();
+            if (i % 256 == 0 && Clock::now() - idle_since > kIdle) {
+                sleepers_.fetch_add(1);
+                epoch_.wait(seen);
+                sleepers_.fetch_sub(1);
+            }
+        }
+        seen = epoch_.load(std::memory_order_acquire);
+        if (stopping_) return;
+        function_(context_, Team(*this, thread, num_threads()));
+        running_.fetch_sub(1, std::memory_order_release);
+    }
+}
+
+void ThreadPool::barrier(int num_threads) {
+    const uint32_t epoch = barrier_epoch_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads - 1) {
+        arrived_.store(0, std::memory_order_relaxed);
+        barrier_epoch_.fetch_add(1, std::memory_order_release);
+    } else {
+        spin_until([&] { return barrier_epoch_.load(std::memory_order_acquire) != epoch; });
+    }
+}
+
+}  // namespace cierzo

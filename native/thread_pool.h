@@ -1,0 +1,118 @@
+// The one pool of compute threads. The caller of a region works in it too, so a pool of n threads
+// keeps n - 1 workers, and no more threads than that ever spin. Idle workers spin for about a
+// millisecond (a decode step issues a region every few microseconds, and a futex wake costs more
+// than a small kernel), then sleep. Threads inherit the affinity of whoever created them; nothing
+// is pinned.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace cierzo {
+
+class ThreadPool;
+
+// One thread's view of the parallel region it is in.
+class Team {
+  public:
+    int thread() const { return thread_; }
+    int num_threads() const { return num_threads_; }
+
+    // Waits for every thread of the region. All of them must call it equally often.
+    void barrier() const;
+
+    // This thread's share [begin, end) of n items: contiguous, in thread order, sizes differ by one
+    // at most.
+    struct Range {
+        int64_t begin, end;
+    };
+    Range share(int64_t n) const {
+        return {n * thread_ / num_threads_, n * (thread_ + 1) / num_threads_};
+    }
+
+    // Dynamic chunking: the next untaken index, counting up from 0 over all threads of the region.
+    // One sequence per region until reset_counter().
+    int64_t next() const;
+    // Restarts next() from 0. Contains two barriers; every thread must call it.
+    void reset_counter() const;
+
+  private:
+    friend class ThreadPool;
+    Team(ThreadPool& pool, int thread, int num_threads)
+        : pool_(pool), thread_(thread), num_threads_(num_threads) {}
+    ThreadPool& pool_;
+    int thread_;
+    int num_threads_;
+};
+
+class ThreadPool {
+  public:
+    static ThreadPool& instance();
+
+    // 1 <= n <= 1024. Waits for a running region to end. Throws std::invalid_argument.
+    void set_num_threads(int n);
+    int num_threads() const { return num_threads_.load(std::memory_order_relaxed); }
+
+    // Calls f(const Team&) on every thread and returns when all have returned. Denormals are
+    // flushed (inputs and results) inside, on every thread, and the caller's mode is restored. f
+    // must not throw and must not start a region. Regions from several callers run one after
+    // another.
+    template <class F>
+    void run(F&& f) {
+        run_region([](void* context, const Team& team) { (*static_cast<F*>(context))(team); }, &f,
+                   false);
+    }
+    // The same on the calling thread only: for work too small to share.
+    template <class F>
+    void run_alone(F&& f) {
+        run_region([](void* context, const Team& team) { (*static_cast<F*>(context))(team); }, &f,
+                   true);
+    }
+
+    // f(begin, end) over [0, n): one contiguous share per thread.
+    template <class F>
+    void parallel_for(int64_t n, F&& f) {
+        run([&](const Team& team) {
+            const auto [begin, end] = team.share(n);
+            if (begin < end) f(begin, end);
+        });
+    }
+    // f(begin, end) over [0, n) in chunks taken by whichever thread is free.
+    template <class F>
+    void parallel_for_dynamic(int64_t n, int64_t chunk, F&& f) {
+        run([&](const Team& team) {
+            for (int64_t i = team.next() * chunk; i < n; i = team.next() * chunk)
+                f(i, i + chunk < n ? i + chunk : n);
+        });
+    }
+
+  private:
+    friend class Team;
+    using RegionFunction = void (*)(void*, const Team&);
+
+    ThreadPool();
+    void run_region(RegionFunction function, void* context, bool alone);
+    void worker_loop(int thread, uint32_t seen);
+    void barrier(int num_threads);
+    void stop_workers();
+
+    std::mutex region_mutex_;  // one region, or one change of size, at a time
+    std::vector<std::thread> workers_;
+    std::atomic<int> num_threads_{1};
+    RegionFunction function_ = nullptr;
+    void* context_ = nullptr;
+    bool stopping_ = false;
+    // Each on its own cache line: they are written by different threads.
+    alignas(64) std::atomic<uint32_t> epoch_{0};  // incremented to start a region
+    alignas(64) std::atomic<int> sleepers_{0};
+    alignas(64) std::atomic<int> running_{0};  // workers still inside the region
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
+    alignas(64) std::atomic<int64_t> counter_{0};
+};
+
+}  // namespace cierzo
