@@ -5,6 +5,8 @@
 
 namespace cierzo {
 
+void bind_forward(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 void bind_matmul(nanobind::module_& m);
 
 }  // namespace cierzo

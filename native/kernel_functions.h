@@ -8,4 +8,16 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 void gather_rows(float* out, const float* x, int64_t cols, const int32_t* rows, int64_t num_rows);
 
+void embed(float* out, const int32_t* token_ids, int64_t num_tokens, const PackedWeight& weight);
+void rms_norm(float* out, const float* x, const float* weight, int64_t rows, int64_t dim,
+              float eps);
+void rope_and_store(const RopeArgs& args);
+void attention(const AttentionArgs& args);
+
+void argmax(int32_t* ids, const float* logits, int64_t rows, int64_t vocab_size);
+void logsumexp(float* out, const float* logits, int64_t rows, int64_t vocab_size);
+void top_k(int32_t* ids, float* values, const float* logits, int64_t vocab_size, int64_t k);
+void sample(const SampleArgs& args);
+void apply_mask(float* logits, const uint32_t* mask, int64_t vocab_size);
+
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

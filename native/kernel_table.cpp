@@ -7,6 +7,15 @@ extern const Kernels kernel_table;
 
 const Kernels kernel_table = {
     .gather_rows = gather_rows,
+    .embed = embed,
+    .rms_norm = rms_norm,
+    .rope_and_store = rope_and_store,
+    .attention = attention,
+    .argmax = argmax,
+    .logsumexp = logsumexp,
+    .top_k = top_k,
+    .sample = sample,
+    .apply_mask = apply_mask,
 };
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
 
+#include "forward_input.h"
+#include "kv_cache.h"
 #include "tensor.h"
 
 namespace cierzo {
@@ -18,6 +21,27 @@ inline void check(bool ok, const char* op, const char* argument, const std::stri
         throw std::invalid_argument(std::string(op) + ": " + argument + " must be " + expected +
                                     "; got " + actual);
 }
+
+// ops_forward.cpp
+void embed(Tensor& out, const ForwardInput& input, const PackedWeight& weight);
+void rms_norm(Tensor& out, const Tensor& x, const Tensor& weight, float eps);
+void rope_and_store(Tensor& q_out, const Tensor& qkv, const ForwardInput& input, KVCache& kv_cache,
+                    int64_t layer, int64_t n_heads, bool interleaved);
+void attention(Tensor& out, const Tensor& q, const ForwardInput& input, const KVCache& kv_cache,
+               int64_t layer, int64_t sliding_window);
+
+// ops_sampling.cpp; ids, values and the parameters of sample() are as in kernels.h
+void argmax(int32_t* ids, const Tensor& logits);
+void logsumexp(float* out, const Tensor& logits);
+void top_k(int32_t* ids, float* values, const Tensor& logits, int64_t row, int64_t k);
+struct SamplingRows {
+    std::span<const float> temperature;
+    std::span<const int32_t> top_k;
+    std::span<const float> top_p;
+    std::span<const double> uniform;
+};
+void sample(int32_t* ids, const Tensor& logits, const SamplingRows& rows);
+void apply_mask(Tensor& logits, int64_t row, std::span<const uint32_t> mask);
 
 // ops_matmul.cpp
 void gather_rows(Tensor& out, const Tensor& x, const int32_t* rows, int64_t num_rows);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace cierzo {
@@ -63,14 +64,20 @@ class ThreadPool {
     // another.
     template <class F>
     void run(F&& f) {
-        run_region([](void* context, const Team& team) { (*static_cast<F*>(context))(team); }, &f,
-                   false);
+        run_region(
+            [](void* context, const Team& team) {
+                (*static_cast<std::remove_reference_t<F>*>(context))(team);
+            },
+            &f, false);
     }
     // The same on the calling thread only: for work too small to share.
     template <class F>
     void run_alone(F&& f) {
-        run_region([](void* context, const Team& team) { (*static_cast<F*>(context))(team); }, &f,
-                   true);
+        run_region(
+            [](void* context, const Team& team) {
+                (*static_cast<std::remove_reference_t<F>*>(context))(team);
+            },
+            &f, true);
     }
 
     // f(begin, end) over [0, n): one contiguous share per thread.

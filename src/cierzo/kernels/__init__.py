@@ -6,21 +6,43 @@ threads with the best instruction set of this machine. Each op has its slow NumP
 """
 
 from cierzo.kernels._native import (
+    ForwardInput,
+    KVCache,
     Tensor,
+    apply_mask,
+    argmax,
+    attention,
     available_isas,
+    embed,
     gather_rows,
     isa,
+    logsumexp,
     num_threads,
+    rms_norm,
+    rope_and_store,
+    sample,
     set_isa,
     set_num_threads,
+    top_k,
 )
 
 __all__ = [
+    "ForwardInput",
+    "KVCache",
     "Tensor",
+    "apply_mask",
+    "argmax",
+    "attention",
     "available_isas",
+    "embed",
     "gather_rows",
     "isa",
+    "logsumexp",
     "num_threads",
+    "rms_norm",
+    "rope_and_store",
+    "sample",
     "set_isa",
     "set_num_threads",
+    "top_k",
 ]

@@ -1,0 +1,74 @@
+#include "kv_cache.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "tensor.h"
+
+namespace cierzo {
+
+namespace {
+
+constexpr int64_t kReadAhead = 64;               // bytes a kernel may read past the last value
+constexpr int64_t kMaxBytes = int64_t(1) << 46;  // 64 TiB: far above any machine
+
+void check_size(const char* argument, int64_t value, int64_t lowest, int64_t highest) {
+    if (value < lowest || value > highest)
+        throw std::invalid_argument(std::string("KVCache: ") + argument + " must be between " +
+                                    std::to_string(lowest) + " and " + std::to_string(highest) +
+                                    "; got " + std::to_string(value));
+}
+
+// Zero-filled and 64-byte aligned. calloc, not memset: pages never written stay unbacked.
+std::shared_ptr<uint16_t> allocate_zeroed(int64_t nbytes) {
+    void* p = std::calloc(1, size_t(nbytes) + kAlignment);
+    if (p == nullptr) throw std::bad_alloc();
+    const uintptr_t aligned = (uintptr_t(p) + kAlignment - 1) / kAlignment * kAlignment;
+    return {reinterpret_cast<uint16_t*>(aligned), [p](uint16_t*) { std::free(p); }};
+}
+
+float widen(uint16_t bf16) {
+    const uint32_t bits = uint32_t(bf16) << 16;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+}  // namespace
+
+KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64_t head_dim)
+    : n_layers_(n_layers), num_blocks_(num_blocks), n_kv_heads_(n_kv_heads), head_dim_(head_dim) {
+    check_size("n_layers", n_layers, 1, 1 << 16);
+    // A slot, block_id * 16 + offset, must fit 32 bits.
+    check_size("num_blocks", num_blocks, 1, (int64_t(1) << 31) / kBlockSize - 1);
+    check_size("n_kv_heads", n_kv_heads, 1, 1 << 12);
+    check_size("head_dim", head_dim, 2, kMaxHeadDim);
+    if (head_dim % 2 != 0)
+        throw std::invalid_argument("KVCache: head_dim must be even; got " +
+                                    std::to_string(head_dim));
+    if (num_blocks > kMaxBytes / (n_layers * block_nbytes())) throw std::bad_alloc();
+    data_ = allocate_zeroed(nbytes() + kReadAhead);
+}
+
+void KVCache::read(int64_t layer, int64_t block, float* out_keys, float* out_values) const {
+    if (layer < 0 || layer >= n_layers_ || block < 0 || block >= num_blocks_)
+        throw std::invalid_argument("KVCache.read: layer and block must be below " +
+                                    std::to_string(n_layers_) + " and " +
+                                    std::to_string(num_blocks_) + "; got " + std::to_string(layer) +
+                                    " and " + std::to_string(block));
+    for (int64_t h = 0; h < n_kv_heads_; ++h) {
+        const uint16_t* k = keys(layer, block, h);
+        const uint16_t* v = values(layer, block, h);
+        for (int64_t t = 0; t < kBlockSize; ++t)
+            for (int64_t d = 0; d < head_dim_; ++d) {
+                const int64_t i = (t * n_kv_heads_ + h) * head_dim_ + d;
+                out_keys[i] = widen(k[(d / 2 * kBlockSize + t) * 2 + d % 2]);
+                out_values[i] = widen(v[t * head_dim_ + d]);
+            }
+    }
+}
+
+}  // namespace cierzo

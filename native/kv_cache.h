@@ -1,0 +1,48 @@
+// Keys and values of every layer in bf16, in blocks of 16 tokens. Knows where a block lies, not who
+// owns it: block ids are handed out by the engine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace cierzo {
+
+class KVCache {
+  public:
+    static constexpr int64_t kBlockSize = 16;    // tokens
+    static constexpr int64_t kMaxHeadDim = 256;  // what the kernels keep scratch for
+
+    // Zero-filled; the operating system provides the memory when a block is first written. Throws
+    // std::invalid_argument on sizes out of range, std::bad_alloc.
+    KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64_t head_dim);
+
+    int64_t n_layers() const { return n_layers_; }
+    int64_t num_blocks() const { return num_blocks_; }
+    int64_t n_kv_heads() const { return n_kv_heads_; }
+    int64_t head_dim() const { return head_dim_; }
+    int64_t nbytes() const { return n_layers_ * num_blocks_ * block_nbytes(); }
+
+    // bf16 [head_dim / 2][16 tokens][2]. 64 bytes past its end may be read.
+    uint16_t* keys(int64_t layer, int64_t block, int64_t kv_head) const {
+        return data_.get() + ((layer * num_blocks_ + block) * 2 * n_kv_heads_ + kv_head) * plane();
+    }
+    // bf16 [16 tokens][head_dim]. 64 bytes past its end may be read.
+    uint16_t* values(int64_t layer, int64_t block, int64_t kv_head) const {
+        return keys(layer, block, n_kv_heads_ + kv_head);
+    }
+
+    // out_keys and out_values: [16 tokens, n_kv_heads, head_dim].
+    void read(int64_t layer, int64_t block, float* out_keys, float* out_values) const;
+
+  private:
+    int64_t plane() const { return kBlockSize * head_dim_; }  // values of one head of one block
+    int64_t block_nbytes() const { return 4 * n_kv_heads_ * plane(); }
+
+    int64_t n_layers_;
+    int64_t num_blocks_;
+    int64_t n_kv_heads_;
+    int64_t head_dim_;
+    std::shared_ptr<uint16_t> data_;
+};
+
+}  // namespace cierzo

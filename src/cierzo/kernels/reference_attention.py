@@ -1,0 +1,105 @@
+"""Slow NumPy twins of the ops around the products: what each must compute, in plain arrays.
+
+T tokens, H heads, K kv heads, d head_dim, C context length, V vocabulary. Sums are float64, so a
+twin is the answer up to rounding; keys and values are rounded to bf16 as the cache rounds them.
+Knows nothing of blocks, threads or instruction sets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+def round_to_bf16(x: Floats) -> Floats:
+    """To the nearest bf16, half to even, kept as float32. Finite values only."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """x [T, D], weight [D] → [T, D]"""
+    mean = np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True)
+    return (x / np.sqrt(mean + eps) * weight).astype(np.float32)
+
+
+def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> Floats:
+    """x [T, H, d] rotated by cos and sin [T, d / 2]; rounds as the kernel does, bit for bit."""
+    c, s = cos[:, None, :], sin[:, None, :]
+    if interleaved:
+        first, second = x[..., 0::2], x[..., 1::2]
+    else:
+        first, second = np.split(x, 2, axis=-1)
+    rotated = first * c - second * s, second * c + first * s
+    if interleaved:
+        return np.stack(rotated, axis=-1).reshape(x.shape)
+    return np.concatenate(rotated, axis=-1)
+
+
+def attention(q: Floats, k: Floats, v: Floats, sliding_window: int = 0) -> Floats:
+    """The last T of C positions attend: q [T, H, d] (scaled), k and v [C, K, d] → [T, H, d]"""
+    num_queries, n_heads, _ = q.shape
+    queries_per_kv_head = n_heads // k.shape[1]
+    keys = np.repeat(round_to_bf16(k), queries_per_kv_head, axis=1).astype(np.float64)
+    values = np.repeat(round_to_bf16(v), queries_per_kv_head, axis=1).astype(np.float64)
+    scores = np.einsum("thd,chd->htc", q.astype(np.float64), keys)
+    query = np.arange(num_queries)[:, None] + len(k) - num_queries
+    position = np.arange(len(k))[None, :]
+    hidden = position > query
+    if sliding_window:
+        hidden |= position <= query - sliding_window
+    scores = np.where(hidden, -np.inf, scores)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("htc,chd->thd", weights, values).astype(np.float32)
+
+
+def argmax(logits: Floats) -> Ints:
+    """logits [R, V] → ids [R]; ties: lowest id"""
+    return np.argmax(logits, axis=-1).astype(np.int32)
+
+
+def logsumexp(logits: Floats) -> Floats:
+    """logits [R, V] → [R]"""
+    top = logits.max(axis=-1, keepdims=True).astype(np.float64)
+    return (np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]).astype(np.float32)
+
+
+def top_k(logits: Floats, k: int) -> tuple[Ints, Floats]:
+    """logits [V] → the k largest, descending, ties by lowest id"""
+    ids = np.argsort(-logits, kind="stable")[:k]
+    return ids.astype(np.int32), logits[ids]
+
+
+def sample(logits: Floats, temperature: float, top_k: int, top_p: float, uniform: float) -> int:
+    """One id of logits [V].
+
+    Temperature 0 is the argmax. With top_k (0 = off) and top_p (1 = off) off, the draw walks
+    the cumulative probability in id order. Otherwise candidates are ordered by descending
+    logit, ties by lowest id; top_k keeps the first k, top_p the fewest first ones holding at
+    least that share of what is left, and the draw walks those in that order.
+    """
+    if temperature == 0.0:
+        return int(np.argmax(logits))
+    weights = np.exp((logits - logits.max()).astype(np.float64) / temperature)
+    if (top_k == 0 or top_k >= len(logits)) and top_p >= 1.0:
+        order = np.arange(len(logits))
+    else:
+        order = np.argsort(-logits, kind="stable")[: top_k or None]
+    cumulative = np.cumsum(weights[order])
+    if top_p < 1.0:
+        kept = int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left")) + 1
+        cumulative = cumulative[:kept]
+    chosen = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    return int(order[min(chosen, len(cumulative) - 1)])
+
+
+def apply_mask(logits: Floats, mask: NDArray[np.uint32]) -> Floats:
+    """logits [V] with -inf where bit i of mask [ceil(V / 32)] is 0"""
+    ids = np.arange(len(logits))
+    allowed = (mask[ids // 32] >> (ids % 32).astype(np.uint32)) & np.uint32(1)
+    return np.where(allowed == 1, logits, -np.inf).astype(np.float32)

@@ -1,0 +1,184 @@
+"""attention: close to its twin on every shape, and bit-equal however the work is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cierzo import kernels
+from cierzo.kernels import KVCache, Tensor, attention, reference_attention
+from tests.kernels.paged import (
+    Floats,
+    Sequence,
+    Shape,
+    angles,
+    forward_input,
+    make_sequence,
+    run,
+)
+
+SMOL = Shape(n_heads=9, n_kv_heads=3, head_dim=64)
+
+
+@pytest.fixture(autouse=True)
+def restored_machine() -> Iterator[None]:
+    isa, num_threads = kernels.isa(), kernels.num_threads()
+    yield
+    kernels.set_isa(isa)
+    kernels.set_num_threads(num_threads)
+
+
+def expected(sequence: Sequence, shape: Shape, sliding_window: int = 0) -> Floats:
+    """What the twin makes of the whole sequence: [C, n_heads * head_dim]."""
+    length, d = len(sequence.qkv), shape.head_dim
+    heads = sequence.qkv.reshape(length, -1, d)
+    q, k, v = np.split(heads, [shape.n_heads, shape.n_heads + shape.n_kv_heads], axis=1)
+    cos, sin = angles(np.arange(length, dtype=np.int32), d)
+    q = reference_attention.rope(q, cos, sin) * np.float32(d**-0.5)
+    k = reference_attention.rope(k, cos, sin)
+    return reference_attention.attention(q, k, v, sliding_window).reshape(length, -1)
+
+
+def lay_out(shape: Shape, lengths: list[int], seed: int = 0) -> tuple[KVCache, list[Sequence]]:
+    """Sequences over shuffled blocks, in a cache with no block to spare."""
+    rng = np.random.default_rng(seed)
+    num_blocks = max(sum(-(-length // 16) for length in lengths), 1)
+    free = [int(block) for block in rng.permutation(num_blocks)]
+    return KVCache(1, num_blocks, shape.n_kv_heads, shape.head_dim), [
+        make_sequence(rng, shape, length, free) for length in lengths
+    ]
+
+
+def whole(shape: Shape, length: int, sliding_window: int = 0) -> tuple[Sequence, Floats]:
+    """A sequence and its outputs, computed in one step."""
+    kv_cache, [sequence] = lay_out(shape, [length])
+    run(kv_cache, shape, [(sequence, length)], sliding_window)
+    return sequence, sequence.outputs[0]
+
+
+@pytest.mark.parametrize("queries_per_kv_head", [1, 3, 8])
+@pytest.mark.parametrize("head_dim", [16, 20, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("length", [1, 17, 70])
+def test_matches_the_twin(queries_per_kv_head: int, head_dim: int, length: int) -> None:
+    shape = Shape(2 * queries_per_kv_head, 2, head_dim)
+    sequence, outputs = whole(shape, length)
+    np.testing.assert_allclose(outputs, expected(sequence, shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sliding_window", [0, 1, 5, 16, 100, 300])
+def test_matches_the_twin_past_a_segment(sliding_window: int) -> None:
+    sequence, outputs = whole(SMOL, 555, sliding_window)
+    np.testing.assert_allclose(
+        outputs, expected(sequence, SMOL, sliding_window), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_group_larger_than_a_tile() -> None:
+    shape = Shape(n_heads=21, n_kv_heads=1, head_dim=16)
+    sequence, outputs = whole(shape, 19)
+    np.testing.assert_allclose(outputs, expected(sequence, shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sliding_window", [0, 7, 130])
+@pytest.mark.parametrize("chunk", [1, 7, 16, 300])
+def test_chunks_give_the_same_bits(chunk: int, sliding_window: int) -> None:
+    length = 310
+    _, in_one_step = whole(SMOL, length, sliding_window)
+    kv_cache, [sequence] = lay_out(SMOL, [length])
+    while sequence.num_computed_tokens < length:
+        count = min(chunk, length - sequence.num_computed_tokens)
+        run(kv_cache, SMOL, [(sequence, count)], sliding_window)
+    np.testing.assert_array_equal(np.concatenate(sequence.outputs), in_one_step)
+
+
+def test_batching_gives_the_same_bits() -> None:
+    lengths = [1, 40, 600, 0, 16, 257]
+    kv_cache, together = lay_out(SMOL, lengths)
+    for sequence, length in zip(together, lengths, strict=True):  # all but the last few tokens
+        run(kv_cache, SMOL, [(sequence, max(length - 3, 0))])
+    steps = [(s, len(s.qkv) - s.num_computed_tokens) for s in together]
+    run(kv_cache, SMOL, steps)
+    for sequence in together:
+        alone = Sequence(sequence.qkv, list(range(len(sequence.blocks))))
+        run(KVCache(1, max(len(alone.blocks), 1), 3, 64), SMOL, [(alone, len(alone.qkv))])
+        np.testing.assert_array_equal(np.concatenate(sequence.outputs), alone.outputs[0])
+
+
+@pytest.mark.parametrize("head_dim", [18, 64, 80])
+@pytest.mark.parametrize("queries_per_kv_head", [1, 3, 8])
+def test_instruction_sets_give_the_same_bits(head_dim: int, queries_per_kv_head: int) -> None:
+    shape = Shape(queries_per_kv_head, 1, head_dim)
+    results = []
+    for isa in kernels.available_isas():
+        kernels.set_isa(isa)
+        kv_cache, [sequence] = lay_out(shape, [300])
+        run(kv_cache, shape, [(sequence, 299)])
+        run(kv_cache, shape, [(sequence, 1)])
+        results.append(np.concatenate(sequence.outputs))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_threads_give_the_same_bits() -> None:
+    """1 thread walks whole tiles, 7 share out the segments of a long decode."""
+    results = []
+    for num_threads in (1, 2, 7):
+        kernels.set_num_threads(num_threads)
+        kv_cache, [sequence] = lay_out(SMOL, [1500])
+        run(kv_cache, SMOL, [(sequence, 1499)])
+        run(kv_cache, SMOL, [(sequence, 1)])
+        results.append(np.concatenate(sequence.outputs))
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_what_a_reused_block_held_cannot_be_seen() -> None:
+    rng = np.random.default_rng(0)
+    kv_cache = KVCache(1, 2, 3, 64)
+    poison = Sequence(np.full((32, SMOL.width), np.inf, np.float32), [0, 1])
+    run(kv_cache, SMOL, [(poison, 32)])
+    sequence = make_sequence(rng, SMOL, 21, [1, 0])
+    run(kv_cache, SMOL, [(sequence, 21)])
+    np.testing.assert_allclose(sequence.outputs[0], expected(sequence, SMOL), rtol=1e-4, atol=1e-5)
+
+
+def test_no_tokens() -> None:
+    kv_cache = KVCache(1, 1, 3, 64)
+    run(kv_cache, SMOL, [])
+    out = Tensor(3, 9 * 64)
+    attention(out, Tensor(0, 9 * 64), forward_input([], 64), kv_cache, 0)
+    assert out.rows == 0
+
+
+def test_blocks_behind_the_window_may_be_freed() -> None:
+    kv_cache, [sequence] = lay_out(SMOL, [100])
+    run(kv_cache, SMOL, [(sequence, 99)], 20)
+    step = forward_input([(sequence, 1)], 64, freed={0: 5})  # positions 0..79; 80 is still seen
+    q, out = Tensor.from_numpy(np.ones((1, 576), np.float32)), Tensor(0, 576)
+    attention(out, q, step, kv_cache, 0, 20)
+    with pytest.raises(ValueError, match=r"attention: block_tables must be .* position 79 .* 80"):
+        attention(out, q, step, kv_cache, 0, 21)
+    with pytest.raises(ValueError, match="attention: block_tables"):
+        attention(out, q, step, kv_cache, 0)
+
+
+def test_mistakes_are_refused() -> None:
+    kv_cache, [sequence] = lay_out(SMOL, [20])
+    step = forward_input([(sequence, 20)], 64)
+    q, out = Tensor(20, 576), Tensor(0, 576)
+    with pytest.raises(ValueError, match=r"attention: layer must be in \[0, 1\); got 1"):
+        attention(out, q, step, kv_cache, 1)
+    with pytest.raises(ValueError, match="attention: q must be of 20 rows"):
+        attention(out, Tensor(19, 576), step, kv_cache, 0)
+    with pytest.raises(ValueError, match="attention: q must be a multiple of 3 kv heads x 64"):
+        attention(out, Tensor(20, 64), step, kv_cache, 0)
+    with pytest.raises(ValueError, match="attention: out must be as wide as q"):
+        attention(Tensor(0, 64), q, step, kv_cache, 0)
+    with pytest.raises(ValueError, match="attention: out must be another tensor than q"):
+        attention(q, q, step, kv_cache, 0)
+    with pytest.raises(ValueError, match="attention: sliding_window must be >= 0"):
+        attention(out, q, step, kv_cache, 0, -1)
+    with pytest.raises(ValueError, match="attention: slot_mapping must be slots of 1 blocks"):
+        attention(out, q, step, KVCache(1, 1, 3, 64), 0)
