@@ -50,7 +50,7 @@ def models_dir(home: Path | None = None) -> Path:
 
 def folder_of(name: str, home: Path | None = None) -> Path:
     """The folder a model of this name is fetched into, whether or not it is there."""
-    return models_dir(home) / re.sub(r"[/:]", "--", name)
+    return models_dir(home) / (re.sub(r"[/:]", "--", name).lstrip(".") or "unnamed")
 
 
 def write_record(model: PulledModel) -> None:
@@ -79,7 +79,7 @@ def remove(name: str, home: Path | None = None) -> int:
     Raises ModelNotFoundError when nothing of that name is on this disk.
     """
     folder = folder_of(name, home)
-    if not name or folder.parent != models_dir(home) or not folder.is_dir():
+    if not folder.is_dir():
         raise ModelNotFoundError(f"no model {name!r} to remove; {_what_there_is(home)}")
     freed = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     shutil.rmtree(folder)
