@@ -20,7 +20,7 @@ COMMIT = "c" * 40
 
 @dataclass
 class LocalHub:
-    """`repos` maps owner/name to its files. `ranges` logs the Range header of every file request."""
+    """`repos` maps owner/name to its files; `ranges` logs the Range header of each request."""
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     url: str = ""

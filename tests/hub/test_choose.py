@@ -14,8 +14,10 @@ INDEX = "model.safetensors.index.json"
 @pytest.mark.parametrize(
     ("there", "taken"),
     [
-        (["config.json", *SHARDS, INDEX, "consolidated.safetensors"], ["config.json", *SHARDS,"
-        " INDEX]),
+        (
+            ["config.json", *SHARDS, INDEX, "consolidated.safetensors"],
+            ["config.json", *SHARDS, INDEX],
+        ),
         (
             ["params.json", "consolidated.safetensors", "tekken.json", "a.bin"],
             ["consolidated.safetensors", "params.json", "tekken.json"],
