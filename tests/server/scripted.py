@@ -146,10 +146,12 @@ class ScriptedStream:
         self._request = request
         self._script = script
         self.is_closed = False
+        self.closed: set[int] = set()
         self.num_events = 0
 
-    def close(self) -> None:
-        self.is_closed = True
+    def close(self, index: int | None = None) -> None:
+        self.is_closed = self.is_closed or index is None
+        self.closed.update(range(self._request.params.n) if index is None else [index])
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         params = self._request.params
@@ -166,7 +168,7 @@ class ScriptedStream:
                 continue
             for token_id in step.encode() if isinstance(step, str) else [step]:
                 num_tokens += 1
-                for index in range(params.n):
+                for index in sorted(set(range(params.n)) - self.closed):
                     self.num_events += 1
                     yield self._event(index, token_id, num_tokens)
                 await asyncio.sleep(0)

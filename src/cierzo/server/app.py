@@ -35,7 +35,7 @@ EXPOSED_HEADERS = (
     "mistral-correlation-id",
     "x-request-id",
     "retry-after",
-    "x-cierzo-ignored-fields",
+    chat.IGNORED_FIELDS_HEADER,
 )
 
 
@@ -81,7 +81,6 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
             CierzoError: on_error,
             FieldErrors: on_error,
             ClientDisconnect: _on_disconnect,
-            Exception: on_error,
         },
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -120,11 +119,8 @@ def _add_route(app: FastAPI, route: Route) -> None:
     """FastAPI's part is OpenAPI; bodies are read by the endpoints (`request_body.py`)."""
     extra: dict[str, Any] = {}
     if route.body is not None:
-        schema = route.body.model_json_schema()
-        extra["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
+        content = {"application/json": {"schema": route.body.model_json_schema()}}
+        extra["requestBody"] = {"required": True, "content": content}
     app.add_api_route(
         route.path,
         route.endpoint,

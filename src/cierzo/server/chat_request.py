@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cierzo.engine.request import GenerationRequest, SamplingParams
-from cierzo.errors import ContextOverflowError, UnsupportedRequestError
+from cierzo.errors import UnsupportedRequestError
 from cierzo.server.completion import AnswerPlan
 from cierzo.server.schemas.chat import (
     AssistantMessage,
@@ -36,7 +36,6 @@ def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: st
     _refuse_unsupported(body)
     prompt = model.text.prompt(body)
     params = sampling_params(body, model.default_temperature)
-    _check_context(len(prompt.token_ids), params.max_tokens, model.max_context_length)
     request = GenerationRequest(
         request_id=request_id,
         prompt_token_ids=prompt.token_ids,
@@ -78,22 +77,6 @@ def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> 
     )
 
 
-def _check_context(num_prompt_tokens: int, max_tokens: int | None, max_context_length: int) -> None:
-    if num_prompt_tokens >= max_context_length:
-        raise ContextOverflowError(
-            f"Prompt contains {num_prompt_tokens} tokens, too large for model with "
-            f"{max_context_length} maximum context length; shorten the messages",
-            param="messages",
-        )
-    if max_tokens is not None and num_prompt_tokens + max_tokens > max_context_length:
-        raise ContextOverflowError(
-            f"Prompt contains {num_prompt_tokens} tokens and max_tokens asks for {max_tokens} more, "
-            f"too large for model with {max_context_length} maximum context length; "
-            f"lower max_tokens to {max_context_length - num_prompt_tokens} or leave it out",
-            param="max_tokens",
-        )
-
-
 def prefix_text(body: ChatCompletionRequest) -> str:
     """The text of a last message with `prefix: true`: every answer starts with it."""
     last = body.messages[-1]
@@ -113,14 +96,14 @@ def _refuse_unsupported(body: ChatCompletionRequest) -> None:
         )
     if body.logit_bias:
         raise UnsupportedRequestError(
-            "logit_bias is not supported; use response_format or tools to hold the answer to a form",
+            "logit_bias is not supported; response_format and tools hold an answer to a form",
             param="logit_bias",
         )
     for position, tool in enumerate(body.tools or ()):
         if isinstance(tool, HostedTool):
             raise UnsupportedRequestError(
-                f'tools[{position}]: a tool of type "{tool.type}" runs on the hosted platform only; '
-                'declare tools of type "function" and run them yourself',
+                f'tools[{position}]: a tool of type "{tool.type}" runs on the hosted platform '
+                'only; declare tools of type "function" and run them yourself',
                 param="tools",
             )
     for position, message in enumerate(body.messages):

@@ -199,6 +199,7 @@ async def read_answers(
             if not delta.is_empty:
                 yield delta
             if choice.is_finished:
+                stream.close(choice.index)  # a stop string ends it for us, not yet for the engine
                 num_running -= 1
                 if num_running == 0:
                     return

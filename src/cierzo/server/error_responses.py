@@ -7,7 +7,6 @@ carries its list of faults twice, as the live service has it and as a top-level
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import orjson
@@ -18,8 +17,6 @@ from starlette.responses import Response
 
 from cierzo import errors
 from cierzo.server.schemas.common import Location
-
-logger = logging.getLogger(__name__)
 
 INVALID_REQUEST = "invalid_request_error"
 

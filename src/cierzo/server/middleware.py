@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 import uuid
@@ -9,7 +10,10 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cierzo.server.error_responses import response_for
 from cierzo.server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 def new_request_id() -> str:
@@ -21,7 +25,10 @@ def new_request_id() -> str:
 
 
 class RequestIdMiddleware:
-    """Puts `request_id` into the request's state and both headers onto its answer."""
+    """Puts `request_id` into the request's state and both headers onto its answer.
+
+    Answers for what nobody below caught, so that a failure, too, can be found by its id.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -33,14 +40,23 @@ class RequestIdMiddleware:
         request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
 
+        has_started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 headers = MutableHeaders(scope=message)
                 headers["mistral-correlation-id"] = request_id
                 headers["x-request-id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            logger.exception("request %s failed", request_id)
+            if not has_started:  # else the connection is closed, which no client mistakes for an end
+                await response_for(error)(scope, receive, send_with_id)
 
 
 class MetricsMiddleware:

@@ -50,7 +50,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _bind_failure(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use; stop that program, or take another port (0: any free one)"
+        return (
+            f"port {port} on {host} is in use; stop the program that has it, or take another "
+            "port (0: any free one)"
+        )
     if error.errno == errno.EACCES:
         return f"port {port} needs privileges that this user does not have; take one over 1023"
     return f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"

@@ -20,11 +20,13 @@ class TokenStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
 
-    def close(self) -> None:
-        """Stop the request: it costs nothing after the engine's current step."""
+    def close(self, index: int | None = None) -> None:
+        """Stop the request, or its sequence `index`: no cost after the engine's current step."""
 
 
 class EngineStats(Protocol):
+    """Sequences now running and waiting, and the share of KV blocks in use."""
+
     num_running: int
     num_waiting: int
     kv_cache_usage: float

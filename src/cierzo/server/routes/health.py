@@ -12,7 +12,7 @@ from cierzo.server.served_model import ServedModels
 
 
 async def health(request: Request) -> Response:
-    """200 while every engine's thread lives and takes its steps, else 503 naming those that do not."""
+    """200 while every engine lives and takes its steps, else 503 naming those that do not."""
     models: ServedModels = request.app.state.models
     states = {model.id: model.engine.is_healthy() for model in models}
     is_healthy = all(states.values())

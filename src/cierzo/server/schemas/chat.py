@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from cierzo.server.schemas.common import Location, WireModel, extra_fields
 
@@ -121,6 +121,18 @@ class HostedTool(WireModel):
     ]
 
 
+def _tool_type(tool: Any) -> str:
+    """`type` may be left out, as the vendor's schema allows."""
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "function" if kind in (None, "function") else "hosted"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[HostedTool, Tag("hosted")],
+    Discriminator(_tool_type),
+]
+
+
 class FunctionName(WireModel):
     name: str
 
@@ -188,7 +200,7 @@ class ChatCompletionRequest(OpenAiFields):
     response_format: ResponseFormat | None = None
     tools: (
         Annotated[
-            list[Annotated[FunctionTool | HostedTool, Field(discriminator="type")]],
+            list[Tool],
             Field(max_length=MAX_TOOLS),
         ]
         | None
