@@ -6,6 +6,7 @@ For what a real model does not do on demand: faults, slow steps, exact answers.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -119,6 +120,7 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
     healthy: bool = True
+    stuck_for_s: float = 0.0
     is_closed: bool = False
 
     def submit(self, request: GenerationRequest) -> ScriptedStream:
@@ -129,6 +131,10 @@ class ScriptedEngine:
         stream = ScriptedStream(self, request, script)
         self.streams.append(stream)
         return stream
+
+    def call(self, function: Callable[[], None]) -> None:
+        time.sleep(self.stuck_for_s)
+        function()
 
     def is_healthy(self) -> bool:
         return self.healthy
@@ -162,6 +168,8 @@ class ScriptedStream:
                     for index in range(params.n):
                         yield TokenEvent(index, None, "error", error="the engine was stopped")
                     return
+            if isinstance(step, Exception):
+                raise step
             if isinstance(step, TokenEvent):
                 yield step
             if not isinstance(step, int | str):

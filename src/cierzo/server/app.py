@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from cierzo.errors import CierzoError
 from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
+from cierzo.server.health_probe import HealthProbe
 from cierzo.server.metrics import Metrics
 from cierzo.server.middleware import MetricsMiddleware, RequestIdMiddleware
 from cierzo.server.routes import chat, health, models
@@ -87,6 +89,7 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
     app.state.models = served
     app.state.config = config
     app.state.metrics = Metrics(served)
+    app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
     return app
@@ -96,7 +99,7 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     for model in app.state.models:
-        model.engine.close()
+        await asyncio.to_thread(model.engine.close)
 
 
 def _middleware(config: ServerConfig) -> list[Middleware]:

@@ -55,7 +55,9 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
             logger.exception("request %s failed", request_id)
-            if not has_started:  # else the connection is closed, which no client mistakes for an end
+            if (
+                not has_started
+            ):  # else the connection is closed, which no client mistakes for an end
                 await response_for(error)(scope, receive, send_with_id)
 
 

@@ -108,12 +108,13 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, wait for running requests, cut off those that outlast the drain."""
-        cut_off = asyncio.get_running_loop().call_later(self._drain_s, self._close_engines)
+        cut_off = asyncio.ensure_future(self._cut_off())
         try:
             await super().shutdown(sockets)
         finally:
             cut_off.cancel()
 
-    def _close_engines(self) -> None:
+    async def _cut_off(self) -> None:
+        await asyncio.sleep(self._drain_s)
         for model in self._app.state.models:
-            model.engine.close()
+            await asyncio.to_thread(model.engine.close)

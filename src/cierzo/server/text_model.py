@@ -6,7 +6,7 @@ the rare cases (faults, slow steps) that a real model does not produce on demand
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,13 +33,19 @@ class EngineStats(Protocol):
 
 
 class Engine(Protocol):
+    """Token ids in, token events out; computes on a thread of its own."""
+
     def submit(self, request: GenerationRequest) -> TokenStream: ...
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` on the engine's thread, between two steps."""
 
     def is_healthy(self) -> bool: ...
 
     def stats(self) -> EngineStats: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop; what still runs ends with an error event. Waits for the engine's thread."""
 
 
 class ToolCall(Protocol):
