@@ -7,13 +7,28 @@ and the checkpoint's own template for all others. Knows nothing of generation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cierzo.errors import PromptError
-from cierzo.tokenizer.messages import parse_messages, parse_tools
+from cierzo.tokenizer.messages import Message, Tool, parse_messages, parse_tools
 from cierzo.tokenizer.template_prompt import TemplatePrompt
 from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_format import ToolFormat
+
+
+class _PromptFormat(Protocol):
+    @property
+    def tool_format(self) -> ToolFormat: ...
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        reasoning_effort: str | None,
+        prompt_mode: str | None,
+        response_format: Mapping[str, Any] | None,
+    ) -> list[int]: ...
 
 
 class ChatPrompt:
@@ -61,7 +76,14 @@ class ChatPrompt:
             self._format.close()
 
 
-def _prompt_format(tokenizer: Tokenizer) -> TemplatePrompt | None:
+def _prompt_format(tokenizer: Tokenizer) -> _PromptFormat | None:
+    # Imported here so that other models do not wait for the vendor's library.
+    if tokenizer.version.startswith(("tekken ", "spm ")):
+        from cierzo.tokenizer.mistral_prompt import MistralPrompt
+        from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
+
+        assert isinstance(tokenizer, MistralFileTokenizer)
+        return MistralPrompt(tokenizer)
     if tokenizer.chat_template is None:
         return None
     return TemplatePrompt(tokenizer, tokenizer.chat_template)

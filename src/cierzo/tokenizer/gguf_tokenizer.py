@@ -24,13 +24,7 @@ from cierzo.tokenizer.token_bytes import (
     join_texts,
     sentencepiece_bytes,
 )
-from cierzo.tokenizer.tokenizer import Tokenizer
-
-END_OF_TURN_TOKENS = frozenset(
-    ("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
-    + ("<|end|>", "<end_of_turn>", "<|return|>", "<|call|>", "<EOT>", "<|EOT|>")
-)
-"""Control tokens that end an answer in the families people run; a file names only one."""
+from cierzo.tokenizer.tokenizer import END_OF_TURN_TOKENS, Tokenizer
 
 
 def load_gguf_tokenizer(path: Path) -> Tokenizer:

@@ -224,8 +224,7 @@ def _check_order(messages: Sequence[Message]) -> None:
     if len(messages) == 1 and messages[0].role not in ("user", "system"):
         raise MessageOrderError("Conversation must start with a user message or system message")
     last = messages[-1]
-    may_end = last.role in ("user", "tool") or (last.role == "assistant" and last.prefix)
-    if len(messages) > 1 and not may_end:
+    if len(messages) > 1 and last.role == "assistant" and not last.prefix:
         raise MessageOrderError(
             "Expected last role User or Tool (or Assistant with prefix True) for serving "
             f"but got {last.role}"

@@ -30,27 +30,39 @@ class TemplatePrompt:
         self._process = TemplateProcess()
         known_format = template_tool_format(template, tokenizer.control_tokens)
         self._template_has_tools = known_format is not None
-        self.tool_format = known_format or ToolFormat.TAGGED
+        self.tool_format: ToolFormat = known_format or ToolFormat.TAGGED
         # A token of one character cannot be broken up, so it is never read as control.
         spellings = [text for text in tokenizer.control_tokens if len(text) > 1]
         self._spellings = sorted(spellings, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, self._spellings)) or r"(?!)")
 
     def encode(
-        self, messages: Sequence[Message], tools: Sequence[Tool], **variables: Any
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        reasoning_effort: str | None,
+        prompt_mode: str | None,
+        response_format: Mapping[str, Any] | None,
     ) -> list[int]:
-        """Prompt token ids, ready for the assistant's answer. Raises TemplateError."""
+        """Prompt token ids, ready for the assistant's answer. Raises TemplateError.
+
+        The template sees `reasoning_effort` and `prompt_mode` when they are given; whether it
+        heeds them is its own affair. `response_format` is left to the grammar.
+        """
         if not self._template_has_tools:
             messages, tools = explain_tools(messages, tools), ()
         messages = merge_same_role(messages)
         prefix = messages[-1].text if messages[-1].prefix else ""
         if messages[-1].prefix:
             messages = messages[:-1]
-        context = {
+        context: dict[str, Any] = {
             "messages": [_for_template(message) for message in messages],
             "tools": [tool.to_wire() for tool in tools] or None,
-            **variables,
         }
+        for name, value in (("reasoning_effort", reasoning_effort), ("prompt_mode", prompt_mode)):
+            if value is not None:
+                context[name] = value
         pieces = self._render(context)
         return self._tokenizer.encode_pieces([*pieces, prefix])
 

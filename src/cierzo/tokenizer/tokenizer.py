@@ -75,15 +75,23 @@ class Tokenizer(Protocol):
         """True for tokens that steer the model and are no text."""
 
 
+END_OF_TURN_TOKENS = frozenset(
+    ("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+    + ("<|end|>", "<end_of_turn>", "<|return|>", "<|call|>", "<EOT>", "<|EOT|>")
+)
+"""Control tokens that end an answer in the families people run; a file names only one."""
+
 GGUF_VOCAB_FILE = "gguf_vocab.json"
 TEKKEN_FILE = "tekken.json"
 HF_FILE = "tokenizer.json"
 SPM_PATTERN = "tokenizer.model.v*"
+BARE_SPM_FILE = "tokenizer.model"
 TOKENIZER_FILES = (
     TEKKEN_FILE,
     SPM_PATTERN,
     GGUF_VOCAB_FILE,
     HF_FILE,
+    BARE_SPM_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
@@ -99,16 +107,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises ModelFileError when there is none or it is damaged, UnsupportedModelError when it is
     of a kind that Cierzo cannot read.
     """
-    # Imported here so that a GGUF user does not pay for the vendor's library at start.
-    if (folder / TEKKEN_FILE).is_file():
-        from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
-
-        return MistralFileTokenizer(folder / TEKKEN_FILE)
     spm_files = sorted(folder.glob(SPM_PATTERN))
-    if spm_files:
+    # Imported as needed: each library takes its time to load, and a model needs one.
+    if (folder / TEKKEN_FILE).is_file() or spm_files:
         from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
 
-        return MistralFileTokenizer(spm_files[-1])
+        tekken = folder / TEKKEN_FILE
+        return MistralFileTokenizer(tekken if tekken.is_file() else spm_files[-1])
     if (folder / GGUF_VOCAB_FILE).is_file():
         from cierzo.tokenizer.gguf_tokenizer import load_gguf_tokenizer
 
@@ -117,7 +122,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         from cierzo.tokenizer.hf_tokenizer import HfTokenizer
 
         return HfTokenizer(folder)
+    if (folder / BARE_SPM_FILE).is_file():
+        from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
+
+        # The name from before versions; the vendor's library reads it as v1.
+        return MistralFileTokenizer(folder / BARE_SPM_FILE)
     raise ModelFileError(
-        f"No tokenizer in {folder}: looked for {TEKKEN_FILE}, {SPM_PATTERN}, {GGUF_VOCAB_FILE} "
-        f"and {HF_FILE}. Fetch the model again, or copy its tokenizer file into the folder."
+        f"No tokenizer in {folder}: looked for {TEKKEN_FILE}, {SPM_PATTERN}, {GGUF_VOCAB_FILE}, "
+        f"{HF_FILE} and {BARE_SPM_FILE}. Fetch the model again, or copy its tokenizer file "
+        "into the folder."
     )
