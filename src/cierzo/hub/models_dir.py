@@ -80,7 +80,9 @@ def remove(name: str, home: Path | None = None) -> int:
     """
     folder = folder_of(name, home)
     if not folder.is_dir():
-        raise ModelNotFoundError(f"no model {name!r} to remove; {_what_there_is(home)}")
+        raise ModelNotFoundError(
+            f"no model {name!r} to remove; on this machine: {_pulled_names(home)}"
+        )
     freed = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     shutil.rmtree(folder)
     return freed
@@ -119,11 +121,13 @@ def _nearest(name: str, home: Path | None) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def _pulled_names(home: Path | None) -> str:
+    return ", ".join(model.name for model in list_models(home)) or "none"
+
+
 def _what_there_is(home: Path | None) -> str:
-    pulled = ", ".join(model.name for model in list_models(home)) or "none"
-    return (
-        f"on this machine: {pulled}; to pull: {', '.join(CATALOGUE)}, or any hf:owner/repo[:file]"
-    )
+    known = f"{', '.join(CATALOGUE)}, or any hf:owner/repo[:file]"
+    return f"on this machine: {_pulled_names(home)}; to pull: {known}"
 
 
 def _read_record(folder: Path) -> PulledModel:
