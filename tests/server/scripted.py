@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.text_model import ChatPrompt
+from cierzo.tokenizer.messages import parse_messages
 
 BOS, EOS, TOOL_CALLS = 256, 257, 258
 
@@ -89,7 +90,8 @@ class ByteTextModel:
         self.tokenizer = ByteTokenizer()
 
     def prompt(self, request: ChatCompletionRequest) -> ChatPrompt:
-        text = "".join(str(message.content) for message in request.messages)
+        messages = parse_messages([m.model_dump(exclude_none=True) for m in request.messages])
+        text = "".join(message.text for message in messages)
         return ChatPrompt(
             token_ids=(BOS, *text.encode()),
             stop_token_ids=frozenset({EOS}),
