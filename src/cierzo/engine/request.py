@@ -109,7 +109,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a token in the unmodified distribution; the best ones beside it."""
+    """ln p of a token in the unmodified distribution; `top`: the most likely and their ln p."""
 
     token_id: int
     logprob: float
