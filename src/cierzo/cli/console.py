@@ -49,7 +49,8 @@ class ByteProgress:
         self._bar.update(self._tasks[file], completed=done_bytes, total=total_bytes)
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self._tasks:
+            self._bar.stop()
 
     def _say_quarters(self, file: str, done_bytes: int, total_bytes: int) -> None:
         quarter = 4 * done_bytes // total_bytes if total_bytes else 4
