@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 VERSION = importlib.metadata.version("mistralai")
 if VERSION.startswith("1."):
-    from mistralai import Mistral
-    from mistralai import models as errors
+    from mistralai import Mistral  # type: ignore[attr-defined]
+    from mistralai import models as errors  # type: ignore[attr-defined]
 else:
     from mistralai.client import Mistral, errors
 

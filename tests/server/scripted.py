@@ -29,6 +29,7 @@ class ByteTokenizer:
     control_tokens: Mapping[str, int] = {"<s>": BOS, "</s>": EOS, "[TOOL_CALLS]": TOOL_CALLS}
     adds_space_prefix = False
     chat_template: str | None = None
+    template_variables: Mapping[str, str] = {"bos_token": "<s>", "eos_token": "</s>"}
 
     def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
         return [*([BOS] if add_bos else []), *text.encode()]

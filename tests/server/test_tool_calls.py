@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx2 as httpx
 
-from tests.server.scripted import TOOL_CALLS, ScriptedEngine
+from tests.server.scripted import TOOL_CALLS, Script, ScriptedEngine
 from tests.server.test_chat import CHAT, body, chunks
 
 TOOLS = [
@@ -13,7 +13,12 @@ TOOLS = [
         "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
     }
 ]
-CALLS = ["Let me see. ", TOOL_CALLS, 'weather{"city": "Huesca"}\n', 'weather{"city": "Jaca"}']
+CALLS: Script = [
+    "Let me see. ",
+    TOOL_CALLS,
+    'weather{"city": "Huesca"}\n',
+    'weather{"city": "Jaca"}',
+]
 FIRST = {
     "id": "call00001",
     "type": "function",

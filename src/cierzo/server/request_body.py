@@ -44,7 +44,6 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
 def _too_large(max_bytes: int) -> HTTPException:
     return HTTPException(
         413,
-        f"the request body is over the limit of {max_bytes} bytes; send less, or start the "
-        "server with a higher max_body_bytes",
+        f"the request body is over the limit of {max_bytes} bytes; send less",
         headers={"connection": "close"},
     )
