@@ -51,10 +51,10 @@ bench: $(VENV)/.dev .venv-bench/.ready  ## our speed beside llama.cpp's: same ma
 	@$(BIN)/python benchmarks/compare.py $(MODEL)
 
 sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an environment of its own
-	@$(BIN)/python -m pytest -m sdk tests/sdk
+	@$(BIN)/python tests/sdk/run.py
 
-oracle: $(VENV)/.dev  ## compare live with torch and transformers, in .venv-oracle
-	@$(BIN)/python -m pytest -m oracle
+oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
+	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check
 
 fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and random damage, bounded
 	@$(BIN)/python -m tests.fuzz
@@ -88,6 +88,13 @@ $(VENV)/.run: $(VENV)/.tools pyproject.toml $(NATIVE)
 $(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "→ building the kernels, warnings as errors, and installing Cierzo with its test tools"
 	@$(INSTALL) ".[dev]" -C cmake.define.CIERZO_WERROR=ON
+	@touch $@
+
+.venv-oracle/.ready:
+	@echo "→ installing torch and transformers in .venv-oracle (gigabytes, once)"
+	@$(PYTHON) -m venv .venv-oracle
+	@.venv-oracle/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  torch==2.13.0 transformers==4.57.1 safetensors numpy
 	@touch $@
 
 .venv-bench/.ready: benchmarks/requirements.txt

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": _ENGINE | {"engine", "tokenizer", "llm"},
     "cli": _ENGINE | {"engine", "tokenizer", "hub", "settings", "llm", "server"},
     "__init__": {"llm", "engine"},
+    "__main__": {"cli"},
 }
 
 

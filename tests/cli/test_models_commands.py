@@ -16,7 +16,7 @@ NAME = "hf:owner/tiny:tiny.gguf"
 def cierzo(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program in a process of its own, as HF_ENDPOINT is read when it starts."""
     return subprocess.run(
-        [sys.executable, "-c", "from cierzo.cli import main; main()", *arguments],
+        [sys.executable, "-m", "cierzo", *arguments],
         env={**os.environ, "CIERZO_HOME": str(home), "HF_HOME": str(home / "hf"), **environment},
         capture_output=True,
         text=True,
