@@ -32,6 +32,8 @@ def serve(
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket on host and port, IPv4 or IPv6."""
+    if not 0 <= port <= 65535:
+        raise SettingError(f"port must be between 0 and 65535; got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -42,8 +44,6 @@ def bind(host: str, port: int) -> socket.socket:
             f"host {host!r} is not an address of this machine ({error.strerror}); "
             "use 127.0.0.1, or 0.0.0.0 to be reachable from outside"
         ) from None
-    except OverflowError:
-        raise SettingError(f"port must be between 0 and 65535; got {port}") from None
     except OSError as error:
         raise SettingError(_bind_failure(host, port, error)) from None
 
