@@ -47,8 +47,8 @@ fix: $(VENV)/.dev  ## format everything, and remake the pages that are made from
 	$(BIN)/clang-format -i $(filter native/%,$(NATIVE))
 	$(BIN)/python -m tests.made_pages
 
-bench: $(VENV)/.dev .venv-bench/.ready  ## our speed beside llama.cpp's: same machine, threads and file
-	@$(BIN)/python benchmarks/compare.py $(MODEL)
+bench: $(VENV)/.dev $(if $(LLAMA_BENCH),,.venv-bench/.ready)  ## our speed beside llama.cpp's: same machine, threads and file
+	@$(BIN)/python -m benchmarks.compare $(MODEL)
 
 sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an environment of its own
 	@$(BIN)/python tests/sdk/run.py
@@ -94,12 +94,13 @@ $(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "→ installing torch and transformers in .venv-oracle (gigabytes, once)"
 	@$(PYTHON) -m venv .venv-oracle
 	@.venv-oracle/bin/python -m pip --disable-pip-version-check --no-input -qq install \
-	  torch==2.13.0 transformers==4.57.1 safetensors numpy
+	  torch==2.13.0 transformers==5.23.0 safetensors numpy
 	@touch $@
 
 .venv-bench/.ready: benchmarks/requirements.txt
 	@echo "→ building llama.cpp for comparison in .venv-bench (several minutes, once)"
 	@$(PYTHON) -m venv .venv-bench
-	@CMAKE_ARGS="-DGGML_NATIVE=ON $(LLAMA_CMAKE_ARGS)" .venv-bench/bin/python -m pip \
-	  --disable-pip-version-check --no-input -qq install -r benchmarks/requirements.txt
+	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/amx_barrier.h'" \
+	  .venv-bench/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  --no-binary llama-cpp-python -r benchmarks/requirements.txt
 	@touch $@
