@@ -15,15 +15,19 @@ class StopMatcher:
         self._stop = tuple(string for string in stop if string)
         self._held = ""
         self._stopped = False
+        self.rest = ""
+        """After a stop: what had already come behind the stop string."""
 
     def add(self, text: str) -> tuple[str, bool]:
         """(text that is safe to send, whether the answer ends here)."""
         if self._stopped:
             return "", True
         self._held += text
-        found = [at for string in self._stop if (at := self._held.find(string)) >= 0]
+        found = [(at, len(s)) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
-            emit, self._held, self._stopped = self._held[: min(found)], "", True
+            at, length = min(found)
+            emit, self.rest = self._held[:at], self._held[at + length :]
+            self._held, self._stopped = "", True
             return emit, True
         keep = self._longest_beginning_of_a_stop()
         emit = self._held[: len(self._held) - keep]
