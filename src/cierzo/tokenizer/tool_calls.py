@@ -1,4 +1,4 @@
-"""An answer's tokens, as they come, into text and whole tool calls.
+"""An answer's tokens, as they come, into content and whole tool calls.
 
 Text is passed on at once, except what may turn out to begin a call. Knows how models spell
 calls (`ToolFormat`); knows no HTTP and no sampling.
@@ -12,7 +12,6 @@ import string
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.messages import ToolCall, nine_alphanumerics
 from cierzo.tokenizer.stop_strings import StopMatcher
 from cierzo.tokenizer.tokenizer import Tokenizer
@@ -29,30 +28,31 @@ Part = str | ToolCall
 """A piece of the answer's content, or one call."""
 
 
-class AnswerParser:
-    """Parses one answer. Pass `ToolFormat.NONE` when the request offers no tools.
+class ToolCallParser:
+    """Separates one answer's content from its calls. The caller turns tokens into text.
 
     What looks like a call but does not parse (cut short, malformed) is given back as text.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, tool_format: ToolFormat, *, keep_first_space: bool = False
-    ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, keep_first_space=keep_first_space)
+    def __init__(self, tokenizer: Tokenizer, tool_format: ToolFormat) -> None:
         self._calls = _call_parser(tool_format)
         ids = tokenizer.control_tokens
         self._markers = {ids[text]: text for text in (TOOL_CALLS, CALL_ID, ARGS) if text in ids}
 
-    def add(self, token_id: int) -> list[Part]:
-        """What `token_id` completes."""
-        if (marker := self._markers.get(token_id)) is not None:
-            unfinished = self._detokenizer.flush()
-            return [*self._calls.text(unfinished), *self._calls.marker(marker)]
-        return self._calls.text(self._detokenizer.add(token_id))
+    def add(self, token_id: int, text: str) -> tuple[str, list[ToolCall]]:
+        """(content, whole calls) that a token and the text it completed bring."""
+        marker = self._markers.get(token_id)
+        parts = self._calls.marker(marker) if marker else []
+        return _sorted_out([*parts, *self._calls.text(text)])
 
-    def flush(self) -> list[Part]:
+    def flush(self) -> tuple[str, list[ToolCall]]:
         """What still waits when the answer is over."""
-        return [*self._calls.text(self._detokenizer.flush()), *self._calls.end()]
+        return _sorted_out(self._calls.end())
+
+
+def _sorted_out(parts: list[Part]) -> tuple[str, list[ToolCall]]:
+    text = "".join(part for part in parts if isinstance(part, str))
+    return text, [part for part in parts if isinstance(part, ToolCall)]
 
 
 class _CallParser(Protocol):
