@@ -54,6 +54,7 @@ class FakeModel:
             raise RuntimeError("the fake model fails on request")
         self.num_computed_tokens += len(step.token_ids)
         self.batch_sizes.append(len(step.context_lens))
+        assert (step.slot_mapping >= 0).all(), "a token has no block to go to"
         assert len(set(step.slot_mapping.tolist())) == len(step.slot_mapping)
         kv_cache[step.slot_mapping] = np.stack([step.token_ids, step.positions], axis=1)
         self.logits.resize(len(logits_rows))

@@ -96,7 +96,7 @@ def test_a_step_wakes_an_event_loop_once() -> None:
                 async for _ in engine.submit(make_request(prompt_of(8, seed=seed))):
                     pass
 
-            loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+            loop.call_soon_threadsafe = counting  # type: ignore[method-assign, assignment]
             await asyncio.gather(*(read(seed) for seed in range(8)))
             return num_calls, engine.stats().num_steps
 

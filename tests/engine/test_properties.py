@@ -102,6 +102,7 @@ def test_every_block_returns_and_every_text_is_its_own(
         step()
     check_holders(core)
     assert core.stats().num_free_blocks == NUM_BLOCKS
+    assert not any(core.is_live(arrival) for arrival in range(len(submitted)))
     assert (core.scheduler.waiting, core.scheduler.num_waiting) == ({}, 0)
     for arrival, request in enumerate(submitted):
         for index, text in enumerate(alone(request, window)):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,8 +278,9 @@ def test_a_constraint_that_allows_nothing_is_an_error() -> None:
     ],
 )
 def test_parameters_out_of_bounds_are_named(field: str, value: float) -> None:
+    fields: dict[str, Any] = {field: value}
     with pytest.raises(RequestError, match=rf"{field} must be .*; got {value}") as caught:
-        replace(SamplingParams(), **{field: value})
+        SamplingParams(**fields)
     assert caught.value.param == field
 
 

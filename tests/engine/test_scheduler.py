@@ -12,7 +12,7 @@ from cierzo.engine.core import EngineCore
 from cierzo.engine.scheduler import Scheduler
 from cierzo.errors import SettingError
 from tests.engine.fake_model import FakeModel
-from tests.engine.helpers import GREEDY, make_core, make_request, prompt_of
+from tests.engine.helpers import GREEDY, finish_all, make_core, make_request, prompt_of
 
 
 def step(core: EngineCore) -> dict[int, int]:
@@ -80,6 +80,31 @@ def test_the_youngest_is_preempted() -> None:
         step(core)
     assert [sequence.arrival for sequence in core.scheduler.running] == [0]
     assert [sequence.arrival for sequence in core.scheduler.waiting["default"]] == [1]
+
+
+def test_a_preempted_decode_leaves_the_step_it_was_chosen_for() -> None:
+    core = make_core(num_blocks=8, max_model_len=128, token_budget=16, max_running=4)
+    core.add(0, make_request(prompt_of(110), replace(GREEDY, max_tokens=2)))
+    core.add(1, make_request(prompt_of(15, seed=1), workspace="other"))
+    chosen: dict[int, int] = {}
+    while core.stats().num_preempted == 0:
+        # 1 decodes into a block that 0's prompt will want.
+        chosen = step(core)
+    assert chosen == {0: 15}
+    results = finish_all(core)
+    assert len(results[0, 0].token_ids) == 2
+
+
+def test_the_others_start_when_the_leader_is_closed_before_its_prompt_is_done() -> None:
+    core = make_core(token_budget=16)
+    core.add(0, make_request(prompt_of(40), replace(GREEDY, n=3)))
+    step(core)
+    core.abort(0, index=0)
+    results = finish_all(core)
+    assert {key: len(result.token_ids) for key, result in results.items()} == {
+        (0, 1): 20,
+        (0, 2): 20,
+    }
 
 
 def test_every_decode_fits_in_the_token_budget_by_construction() -> None:

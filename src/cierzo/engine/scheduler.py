@@ -68,7 +68,6 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """Choose the next step's tokens; None when there is nothing to compute."""
         chosen: dict[Sequence, int] = {}
-        num_preempted = self.num_preempted
         for sequence in [s for s in self.running if s.num_uncomputed_tokens == 1]:
             if sequence.is_running and self._grow(sequence, 1, chosen):
                 chosen[sequence] = 1
@@ -78,9 +77,7 @@ class Scheduler:
             if budget == 0:
                 break
             if not sequence.is_running:
-                # Who just made room by preempting must not lose it to a newcomer; and who does
-                # not fit yet must not be overtaken for ever by smaller ones.
-                is_admitting = is_admitting and num_preempted == self.num_preempted
+                # Who does not fit yet must not be overtaken for ever by those who would.
                 is_admitting = is_admitting and self._admit(sequence)
                 if not is_admitting:
                     continue
