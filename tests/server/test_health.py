@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import httpx2 as httpx
 import pytest
 
@@ -10,6 +13,8 @@ from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
+
+DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"
 
 
 def test_healthy(client: httpx.Client, engine: ScriptedEngine) -> None:
@@ -64,3 +69,9 @@ def test_request_ids_differ_and_sort_by_time(client: httpx.Client) -> None:
     assert len(set(ids)) == 3
     assert all(request_id[14] == "7" for request_id in ids)
     assert [request_id[:8] for request_id in ids] == sorted(request_id[:8] for request_id in ids)
+
+
+def test_docs_name_every_metric(client: httpx.Client) -> None:
+    rows = re.findall(r"^\| `(cierzo_\w+)` \|", DOCS.read_text(), re.MULTILINE)
+    families = re.findall(r"^# TYPE (\w+) (\w+)$", client.get("/metrics").text, re.MULTILINE)
+    assert sorted(rows) == sorted(name for name, _ in families if not name.endswith("_created"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import httpx2 as httpx
 import pytest
 
 from cierzo.errors import SettingError
-from cierzo.server.schemas.models import ModelCard, ModelList
+from cierzo.server.schemas.models import Capabilities, ModelCard, ModelList
 from cierzo.server.served_model import ServedModels
 from tests.server.conftest import CONTEXT, scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
+
+DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"
 
 
 def test_list(client: httpx.Client) -> None:
@@ -56,3 +61,9 @@ def test_two_models_of_one_name_are_refused() -> None:
     engine = ScriptedEngine()
     with pytest.raises(SettingError, match="two models are called 'tiny-latest'"):
         ServedModels([scripted_model(engine), scripted_model(engine, "tiny-latest")])
+
+
+def test_docs_name_every_field() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", DOCS.read_text().split("# Health")[0], re.MULTILINE)
+    assert rows == list(ModelCard.model_fields)
+    assert all(f"`{name}`" in DOCS.read_text() for name in Capabilities.model_fields)

@@ -11,11 +11,9 @@ from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import UnsupportedRequestError
 from cierzo.server.completion import AnswerPlan
 from cierzo.server.schemas.chat import (
-    AssistantMessage,
     ChatCompletionRequest,
     HostedTool,
     OtherChunk,
-    TextChunk,
 )
 from cierzo.server.served_model import ServedModel
 
@@ -45,7 +43,7 @@ def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: st
     )
     plan = AnswerPlan(
         tokenizer=model.text.tokenizer,
-        prefix=prefix_text(body),
+        prefix=body.prefix,
         stop=params.stop,
         make_parser=model.text.tool_call_parser if prompt.may_call_tools else None,
         parallel_tool_calls=body.parallel_tool_calls is not False,
@@ -75,16 +73,6 @@ def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> 
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=(body.top_prompt_logprobs or 0) if body.prompt_logprobs else None,
     )
-
-
-def prefix_text(body: ChatCompletionRequest) -> str:
-    """The text of a last message with `prefix: true`: every answer starts with it."""
-    last = body.messages[-1]
-    if not isinstance(last, AssistantMessage) or not last.prefix:
-        return ""
-    if isinstance(last.content, list):
-        return "".join(chunk.text for chunk in last.content if isinstance(chunk, TextChunk))
-    return last.content or ""
 
 
 def _refuse_unsupported(body: ChatCompletionRequest) -> None:

@@ -241,6 +241,16 @@ class ChatCompletionRequest(OpenAiFields):
                 raise ValueError(f"{ours} and {theirs} mean the same and differ; send {ours} only")
         return self
 
+    @property
+    def prefix(self) -> str:
+        """The text of a last message with `prefix: true`: every answer starts with it."""
+        last = self.messages[-1]
+        if not isinstance(last, AssistantMessage) or not last.prefix:
+            return ""
+        if isinstance(last.content, list):
+            return "\n".join(c.text for c in last.content if isinstance(c, TextChunk))
+        return last.content or ""
+
     def extra_fields(self, *, strict: bool) -> Iterator[tuple[Location, Any]]:
         """Fields outside the API; in `strict` mode OpenAI's own, which we know, are outside too."""
         yield from extra_fields(self)
