@@ -15,6 +15,7 @@ from rich.markup import escape
 from cierzo.cli.console import err
 from cierzo.cli.models import models
 from cierzo.cli.pull import pull
+from cierzo.cli.quantize import quantize
 from cierzo.cli.remove import remove
 from cierzo.cli.version import version
 from cierzo.errors import CierzoError
@@ -22,6 +23,7 @@ from cierzo.errors import CierzoError
 COMMANDS: tuple[Callable[..., None], ...] = (
     pull,
     models,
+    quantize,
     remove,
     version,
 )

@@ -37,6 +37,14 @@ PrefixCaching = Annotated[bool | None, _flag("prefix_caching")]
 Model = Annotated[
     str, typer.Argument(help="A catalogue name, hf:owner/repo[:file], or a path.", metavar="MODEL")
 ]
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(help="A catalogue name, hf:owner/repo[:file], or a path.", metavar="MODEL"),
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of probability kept.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", show_default=False)]
 
 
 def settings_of(**flags: Any) -> Settings:
