@@ -62,6 +62,9 @@ class FakeModel:
             out[:] = self._row_logits(step, kv_cache, row)
         return self.logits
 
+    def hidden(self, step: StepArrays, kv_cache: Any, rows: NDArray[np.int32]) -> Tensor:
+        return self.forward(step, kv_cache, rows)
+
     def _row_logits(
         self, step: StepArrays, kv_cache: NDArray[np.int32], row: int
     ) -> NDArray[np.float32]:

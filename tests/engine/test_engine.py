@@ -23,7 +23,7 @@ from cierzo.errors import (
 )
 from cierzo.kernels import Tensor
 from cierzo.models.transformer import StepArrays
-from tests.engine.fake_model import FakeModel
+from tests.engine.fake_model import FakeModel, hash_logits
 from tests.engine.helpers import GREEDY, alone, make_request, prompt_of
 
 
@@ -213,16 +213,25 @@ def test_close_ends_streams_with_an_error() -> None:
     with pytest.raises(EngineStoppedError):
         engine.submit(make_request(prompt_of(5)))
     with pytest.raises(EngineStoppedError):
-        engine.call(lambda: 1)
+        engine.logits(np.array([1], np.int32))
 
 
-def test_call_runs_between_steps_on_the_engines_thread() -> None:
-    from threading import current_thread
-
+def test_logits_of_a_whole_sequence_beside_running_requests() -> None:
+    tokens = np.array(prompt_of(600), np.int32)
+    request = make_request(prompt_of(30))
     with running() as engine:
-        assert engine.call(lambda: current_thread().name) == "cierzo-engine"
-        with pytest.raises(ZeroDivisionError):
-            engine.call(lambda: 1 // 0)
+        stream = engine.submit(request)
+        logits = engine.logits(tokens)
+        assert tokens_of(list(stream)) == alone(request)
+    for length in (1, 255, 256, 257, 600):
+        assert (logits[length - 1] == hash_logits(tokens[:length])).all()
+
+
+def test_what_fails_beside_the_steps_fails_its_caller_only() -> None:
+    with running(FakeModel(fail_on=96)) as engine:
+        with pytest.raises(RuntimeError, match="fails on request"):
+            engine.hidden(np.array([96], np.int32))
+        assert len(list(engine.submit(make_request((1, 2))))) == 20
 
 
 @pytest.mark.parametrize(

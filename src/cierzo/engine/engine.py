@@ -14,6 +14,9 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cierzo.config import EngineConfig
 from cierzo.engine.core import EngineCore, EngineStats, Events
 from cierzo.engine.request import GenerationRequest, TokenEvent
@@ -71,25 +74,13 @@ class Engine:
             self._post(lambda: self._core.add(arrival, request))
         return stream
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the engine's thread between two steps, where it may use the model.
+    def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits [n_tokens, vocab_size] of one sequence, computed between two steps."""
+        return self._call(lambda: self._core.runner.logits(token_ids))
 
-        Returns its result or raises its exception. Raises EngineStoppedError.
-        """
-        future: Future[T] = Future()
-
-        def run() -> Events:
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-            return []
-
-        with self._changed:
-            if self._is_stopping:
-                raise EngineStoppedError("the engine is stopped and runs nothing any more")
-            self._post(run)
-        return future.result()
+    def hidden(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
+        return self._call(lambda: self._core.runner.hidden(token_ids))
 
     def stats(self) -> EngineStats:
         """The engine as of its last step, for metrics."""
@@ -135,6 +126,26 @@ class Engine:
         for act in inbox:
             self._deliver(act())
         return not self._is_stopping
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the engine's thread, where it may use the model.
+
+        Returns its result or raises its exception. Raises EngineStoppedError.
+        """
+        future: Future[T] = Future()
+
+        def run() -> Events:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+            return []
+
+        with self._changed:
+            if self._is_stopping:
+                raise EngineStoppedError("the engine is stopped and computes nothing any more")
+            self._post(run)
+        return future.result()
 
     def _post(self, act: Callable[[], Events]) -> None:
         with self._changed:
