@@ -6,21 +6,39 @@ threads with the best instruction set of this machine. Each op has its slow NumP
 """
 
 from cierzo.kernels._native import (
+    PackedWeight,
     Tensor,
     available_isas,
     gather_rows,
     isa,
+    matmul,
+    matmul_swiglu,
+    moe,
     num_threads,
+    pack_bf16,
+    pack_quantized,
+    packed_nbytes,
+    quantize,
     set_isa,
     set_num_threads,
+    unpack,
 )
 
 __all__ = [
+    "PackedWeight",
     "Tensor",
     "available_isas",
     "gather_rows",
     "isa",
+    "matmul",
+    "matmul_swiglu",
+    "moe",
     "num_threads",
+    "pack_bf16",
+    "pack_quantized",
+    "packed_nbytes",
+    "quantize",
     "set_isa",
     "set_num_threads",
+    "unpack",
 ]
