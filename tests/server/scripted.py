@@ -6,7 +6,6 @@ For what a real model does not do on demand: faults, slow steps, exact answers.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -103,6 +102,8 @@ class ByteTextModel:
     def tool_call_parser(self) -> LineParser:
         return LineParser()
 
+    def close(self) -> None: ...
+
 
 Script = Sequence[int | str | float | Exception | TokenEvent]
 """Texts (a token per byte), single token ids, pauses in seconds (float), an error to raise."""
@@ -112,6 +113,7 @@ Script = Sequence[int | str | float | Exception | TokenEvent]
 class Stats:
     num_running: int = 0
     num_waiting: int = 0
+    num_steps: int = 0
     kv_cache_usage: float = 0.0
 
 
@@ -123,7 +125,6 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
     healthy: bool = True
-    stuck_for_s: float = 0.0
     is_closed: bool = False
 
     def submit(self, request: GenerationRequest) -> ScriptedStream:
@@ -135,15 +136,12 @@ class ScriptedEngine:
         self.streams.append(stream)
         return stream
 
-    def call(self, function: Callable[[], None]) -> None:
-        time.sleep(self.stuck_for_s)
-        function()
-
     def is_healthy(self) -> bool:
         return self.healthy
 
     def stats(self) -> Stats:
-        return Stats(num_running=sum(not stream.is_closed for stream in self.streams))
+        num_running = sum(not stream.is_closed for stream in self.streams)
+        return Stats(num_running, num_steps=sum(stream.num_events for stream in self.streams))
 
     def close(self) -> None:
         self.is_closed = True

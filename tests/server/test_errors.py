@@ -98,7 +98,7 @@ def test_body_over_the_limit(client: httpx.Client, engine: ScriptedEngine) -> No
 
 
 def test_strict_mode_refuses_extra_fields() -> None:
-    config = ServerConfig(strict=True)
+    config = ServerConfig(strict_fields=True)
     with live_server([scripted_model(ScriptedEngine())], config) as server:
         fields = body(seed=1, nonsense=2)
         fields["messages"][0]["name"] = "Ana"

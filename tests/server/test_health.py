@@ -13,6 +13,7 @@ from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
+from tests.server.test_disconnect import eventually
 
 DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"
 
@@ -31,13 +32,16 @@ def test_a_dead_engine_is_unhealthy(client: httpx.Client, engine: ScriptedEngine
 
 
 def test_an_engine_that_takes_no_step_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_probe, "ANSWER_S", 0.02)
-    engine = ScriptedEngine(stuck_for_s=1.0)
+    engine = ScriptedEngine(lambda request: ["Hel", 60.0, "lo"])
     with live_server([scripted_model(engine)]) as server:
-        assert httpx.get(server.url + "/health").status_code == 200, "one long step is no fault"
-        monkeypatch.setattr(health_probe, "STUCK_S", 0.01)
-        assert httpx.get(server.url + "/health").status_code == 503
-        assert httpx.post(server.url + CHAT, json=body()).status_code == 200
+        with httpx.stream("POST", server.url + CHAT, json=body(stream=True)) as answer:
+            pieces = answer.iter_text()
+            next(pieces)
+            assert httpx.get(server.url + "/health").status_code == 200, "a step may be long"
+            monkeypatch.setattr(health_probe, "STUCK_S", 0.0)
+            assert httpx.get(server.url + "/health").json()["models"] == {"tiny": "stuck"}
+        monkeypatch.undo()
+        assert eventually(lambda: httpx.get(server.url + "/health").status_code == 200)
 
 
 def test_metrics(client: httpx.Client, engine: ScriptedEngine) -> None:

@@ -68,7 +68,7 @@ ROUTES: tuple[Route, ...] = (
 
 
 def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None) -> FastAPI:
-    """An ASGI app that serves `models`. Stops their engines when it shuts down."""
+    """An ASGI app that serves `models`. Closes them when it shuts down."""
     config = config or ServerConfig()
     served = ServedModels(models)
     app = FastAPI(
@@ -100,6 +100,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     for model in app.state.models:
         await asyncio.to_thread(model.engine.close)
+        model.text.close()
 
 
 def _middleware(config: ServerConfig) -> list[Middleware]:

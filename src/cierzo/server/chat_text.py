@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from cierzo.engine.request import LogitsConstraint
-from cierzo.errors import GrammarError, UnsupportedRequestError
+from cierzo.errors import GrammarError
 from cierzo.server.schemas.chat import ChatCompletionRequest, NamedToolChoice
 from cierzo.server.text_model import ChatPrompt
 from cierzo.tokenizer import chat_prompt
@@ -41,11 +41,6 @@ class ChatText:
     def prompt(self, request: ChatCompletionRequest) -> ChatPrompt:
         """The conversation as tokens, the grammar compiled. Raises PromptError, RequestError."""
         tools = [tool.model_dump() for tool in request.tools or ()]
-        if tools and not self.can_call_tools:
-            raise UnsupportedRequestError(
-                "this model's prompt format has no tools; leave tools out or use another model",
-                param="tools",
-            )
         token_ids = self._prompt.encode(
             _messages(request),
             tools,

@@ -6,7 +6,7 @@ the rare cases (faults, slow steps) that a real model does not produce on demand
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,10 +25,11 @@ class TokenStream(Protocol):
 
 
 class EngineStats(Protocol):
-    """Sequences now running and waiting, and the share of KV blocks in use."""
+    """Sequences now running and waiting, steps taken, and the share of KV blocks in use."""
 
     num_running: int
     num_waiting: int
+    num_steps: int
     kv_cache_usage: float
 
 
@@ -37,10 +38,8 @@ class Engine(Protocol):
 
     def submit(self, request: GenerationRequest) -> TokenStream: ...
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Run `function` on the engine's thread, between two steps."""
-
-    def is_healthy(self) -> bool: ...
+    def is_healthy(self) -> bool:
+        """True while the engine's thread lives and has not been told to stop."""
 
     def stats(self) -> EngineStats: ...
 
@@ -89,3 +88,5 @@ class TextModel(Protocol):
         """Slow (template, grammar): called off the event loop. Raises PromptError, RequestError."""
 
     def tool_call_parser(self) -> ToolCallParser: ...
+
+    def close(self) -> None: ...

@@ -26,7 +26,7 @@ IGNORED_FIELDS_HEADER = "x-cierzo-ignored-fields"
 async def create_chat_completion(request: Request) -> Response:
     state = request.app.state
     body = await read_body(request, ChatCompletionRequest, state.config.max_body_bytes)
-    headers = _check_extra_fields(body, strict=state.config.strict)
+    headers = _check_extra_fields(body, strict=state.config.strict_fields)
     model: ServedModel = state.models.get(body.model)
     chat = await asyncio.to_thread(prepare_chat, body, model, request.state.request_id)
     answer = _Answer(model, body.model, chat, state.metrics)

@@ -16,7 +16,7 @@ async def health(request: Request) -> Response:
     """200 while every engine lives and takes its steps, else 503 naming those that do not."""
     models: ServedModels = request.app.state.models
     probes: dict[str, HealthProbe] = request.app.state.health_probes
-    states = {model.id: await probes[model.id].is_healthy() for model in models}
+    states = {model.id: probes[model.id].is_healthy() for model in models}
     is_healthy = all(states.values())
     body = {
         "status": "ok" if is_healthy else "unhealthy",
