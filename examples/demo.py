@@ -8,7 +8,6 @@ official SDK, told only another address.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 from mistralai.client import Mistral
 from mistralai.client.models import UserMessage
 
@@ -82,16 +82,7 @@ def ask(url: str, pid: int) -> None:
     print(f"completion tokens    {usage.completion_tokens}")
     print(f"time to first token  {1000 * (first - started):.0f} ms")
     print(f"tokens per second    {decoded / max(last - first, 1e-9):.0f}")
-    print(f"resident memory      {resident_bytes(pid) / 1e6:.0f} MB")
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM now, the mapped weights included."""
-    if os.path.exists("/proc/self/statm"):
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True)
-    return int(shown.stdout or 0) * 1024
+    print(f"resident memory      {psutil.Process(pid).memory_info().rss / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

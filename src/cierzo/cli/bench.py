@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +28,8 @@ def bench(
     home: options.Home = None,
 ) -> None:
     """Measure prefill and decode: medians of several runs after a warm-up."""
+    import psutil
+
     from cierzo import kernels
     from cierzo.cli.local import open_model
     from cierzo.cli.speed import measure
@@ -61,7 +61,7 @@ def bench(
             "generate": generate,
             "repeat": repeat,
             "load_s": round(load_s, 3),
-            "rss_bytes": _resident_bytes(),
+            "rss_bytes": psutil.Process().memory_info().rss,
             "batches": [asdict(speed) for speed in speeds],
         }
     if as_json:
@@ -78,14 +78,6 @@ def _batches(text: str) -> list[int]:
     if not batches or min(batches) < 1:
         raise typer.BadParameter(f"--batch is {text!r}: give numbers of sequences, like 1,4,16")
     return batches
-
-
-def _resident_bytes() -> int:
-    """Memory of this process that is in RAM now, mapped weights included."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak, in bytes
 
 
 def _print_table(result: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def serve(
             llm = stack.enter_context(open_model(name, settings, num_models=len(names)))
             served.append(_served(name, llm))
             err.print(f"{served[-1].id} loaded in {time.perf_counter() - started:.1f} s")
-        app = build_app(served, ServerConfig(strict_fields=settings.strict))
+        app = build_app(served, ServerConfig(strict=settings.strict))
         run_server(
             app,
             settings.host,
