@@ -74,3 +74,50 @@ def _token_type(processor: SentencePieceProcessor, token_id: int) -> int:
     if processor.IsByte(token_id):
         return 6
     return 1
+
+
+GOLD = Path(__file__).parent / "gold" / "smollm2.json"
+
+
+@cache
+def smollm2_gold() -> dict[str, Any]:
+    """Part of the default model's vocabulary, and its ids of some texts (see make_gold.py)."""
+    gold: dict[str, Any] = json.loads(GOLD.read_text(encoding="utf-8"))
+    return gold
+
+
+def smollm2_fields() -> dict[str, Any]:
+    """The default model's vocabulary, pieces that the gold texts cannot use left unused."""
+    gold = smollm2_gold()
+    pieces = {int(token_id): piece for token_id, piece in gold["pieces"].items()}
+    ids = range(gold["vocab_size"])
+    return {
+        **gold["vocab"],
+        "tokens": [pieces.get(i, f"unused {i}") for i in ids],
+        "token_types": [3 if i in gold["control"] else 1 if i in pieces else 5 for i in ids],
+        "merges": gold["merges"],
+    }
+
+
+def byte_level_piece(data: bytes) -> str:
+    """Bytes in byte-level BPE's spelling, by GPT-2's published rule."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return "".join(chr(b) if b in printable else chr(0x100 + others.index(b)) for b in data)
+
+
+def merges_from_ranks(ranks: dict[bytes, int]) -> list[str]:
+    """The merge list of a vocabulary that is ordered by merge: each token's two last parts."""
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            pairs = [ranks.get(a + b, rank) for a, b in zip(parts, parts[1:], strict=False)]
+            best = min(pairs)
+            if best >= rank:
+                break
+            at = pairs.index(best)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            merges.append(" ".join(map(byte_level_piece, parts)))
+    return merges
