@@ -104,28 +104,11 @@ struct Workspace {
     alignas(64) float merged[kTileRows * (2 + kMaxHeadDim)];
 };
 
-// The pair of bf16 in each lane: element 0 and element 1.
-void load_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
-#if CIERZO_ISA_LEVEL >= 2
-    const __m512i bits = _mm512_loadu_si512(p);
-    even.v = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-    odd.v = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(int32_t(0xffff0000u))));
-#else
-    float e[kLanes], o[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-        e[i] = bf16_to_f32(p[2 * i]);
-        o[i] = bf16_to_f32(p[2 * i + 1]);
-    }
-    even = f32x16::load(e);
-    odd = f32x16::load(o);
-#endif
-}
-
 // out[head_dim][16 tokens]
 void widen_keys(float* out, const uint16_t* keys, int64_t head_dim) {
     for (int64_t d = 0; d < head_dim; d += 2) {
         f32x16 even, odd;
-        load_pairs(keys + d * kBlockSize, even, odd);
+        load_bf16_pairs(keys + d * kBlockSize, even, odd);
         even.store(out + d * kLanes);
         odd.store(out + (d + 1) * kLanes);
     }
@@ -378,9 +361,9 @@ void attend_by_segment(const Problem& p, Plan& plan, const Team& team) {
         load_queries(p, tile, w);
         attend_segment(p, tile, tile.segment_begin + u - tile.first_unit, w, partial(u));
     }
-    team.reset_counter();
+    team.barrier();
     const int64_t n = int64_t(plan.tiles.size());
-    for (int64_t i = team.next(); i < n; i = team.next()) {
+    for (int64_t i = team.next(1); i < n; i = team.next(1)) {
         const Tile& tile = plan.tiles[size_t(i)];
         const Partial merged = p.partial_at(w.merged);
         clear(p, tile.num_rows(), merged);

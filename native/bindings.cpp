@@ -62,7 +62,7 @@ void bind_machine(nb::module_& m) {
 NB_MODULE(_native, m) {
     cierzo::bind_tensor(m);
     cierzo::bind_machine(m);
+    cierzo::bind_matmul(m);
     cierzo::bind_forward(m);
     cierzo::bind_sampling(m);
-    cierzo::bind_matmul(m);
 }

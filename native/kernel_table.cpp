@@ -6,6 +6,10 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 extern const Kernels kernel_table;
 
 const Kernels kernel_table = {
+    .quantize = quantize,
+    .matmul = matmul,
+    .matmul_swiglu = matmul_swiglu,
+    .moe = moe,
     .gather_rows = gather_rows,
     .embed = embed,
     .rms_norm = rms_norm,

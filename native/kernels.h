@@ -81,7 +81,21 @@ struct SampleArgs {
     const double* uniform;     // [rows], in [0, 1)
 };
 
+// weights [n_out, n_in] to values [n_out, n_in] and f16 scales, minimums [n_out, groups]. bits 4:
+// affine; bits 8: symmetric, minimums null.
+struct QuantizeArgs {
+    const float* weights;
+    int64_t n_out;
+    int64_t n_in;
+    int bits;
+    uint8_t* values;
+    uint16_t* scales;
+    uint16_t* minimums;
+};
+
 struct Kernels {
+    void (*quantize)(const QuantizeArgs&) = nullptr;
+
     void (*matmul)(const MatmulArgs&) = nullptr;
     void (*matmul_swiglu)(const MatmulSwigluArgs&) = nullptr;
     void (*moe)(const MoeArgs&) = nullptr;

@@ -22,6 +22,11 @@ inline void check(bool ok, const char* op, const char* argument, const std::stri
                                     "; got " + actual);
 }
 
+// Throws unless dtype is "int4", "int8" or "bf16" (which cannot be affine).
+WeightFormat weight_format(const std::string& dtype, bool affine);
+const char* dtype_name(WeightFormat format);
+bool is_affine_format(WeightFormat format);
+
 // ops_forward.cpp
 void embed(Tensor& out, const ForwardInput& input, const PackedWeight& weight);
 void rms_norm(Tensor& out, const Tensor& x, const Tensor& weight, float eps);
@@ -44,6 +49,13 @@ void sample(int32_t* ids, const Tensor& logits, const SamplingRows& rows);
 void apply_mask(Tensor& logits, int64_t row, std::span<const uint32_t> mask);
 
 // ops_matmul.cpp
+// Throws unless `data_nbytes` is what the shape takes.
+PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::string& dtype,
+                           bool affine, int64_t n_out, int64_t n_in, int64_t n_experts);
+void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate);
+void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up);
+void moe(Tensor& x, const Tensor& h, const Tensor& router, const PackedWeight& gate_up,
+         const PackedWeight& down, int64_t num_experts_per_tok, Tensor* expert_counts);
 void gather_rows(Tensor& out, const Tensor& x, const int32_t* rows, int64_t num_rows);
 
 }  // namespace cierzo

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 #if CIERZO_ISA_LEVEL >= 1
 #include <immintrin.h>
 #endif
@@ -17,41 +19,6 @@
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 inline constexpr int kLanes = 16;
-
-// IEEE half to float by integer arithmetic: exact, and untouched by the flush-to-zero mode.
-inline float f16_to_f32(uint16_t h) {
-    const uint32_t sign = uint32_t(h & 0x8000u) << 16;
-    const uint32_t exponent = (h >> 10) & 31u;
-    const uint32_t mantissa = h & 0x3ffu;
-    uint32_t bits;
-    if (exponent == 0) {
-        const float tiny = float(mantissa) * 0x1p-24f;
-        std::memcpy(&bits, &tiny, 4);
-    } else if (exponent == 31) {
-        bits = 0x7f800000u | (mantissa << 13);
-    } else {
-        bits = ((exponent + 112u) << 23) | (mantissa << 13);
-    }
-    bits |= sign;
-    float f;
-    std::memcpy(&f, &bits, 4);
-    return f;
-}
-
-inline float bf16_to_f32(uint16_t b) {
-    const uint32_t bits = uint32_t(b) << 16;
-    float f;
-    std::memcpy(&f, &bits, 4);
-    return f;
-}
-
-// Round to nearest even. NaN becomes the quiet NaN 0x7fff with its sign, never an infinity.
-inline uint16_t f32_to_bf16(float f) {
-    uint32_t bits;
-    std::memcpy(&bits, &f, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x7fffu);
-    return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
 
 #if CIERZO_ISA_LEVEL >= 2
 
@@ -127,6 +94,16 @@ inline void store(int32_t* p, i32x16 a) {
 }
 inline i32x16 load_i32(const int32_t* p) {
     return {_mm512_loadu_si512(p)};
+}
+// The low byte of every lane.
+inline void store_i8(int8_t* p, i32x16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+// 32 bf16 as pairs: lane i of `even` is p[2 i], of `odd` p[2 i + 1].
+inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    even.v = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    odd.v = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int32_t(0xffff0000u))));
 }
 inline void store_bf16(uint16_t* p, f32x16 a) {
     const __m512i bits = _mm512_castps_si512(a.v);
@@ -236,6 +213,23 @@ inline i32x16 load_i32(const int32_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
 }
+inline void store_i8(int8_t* p, i32x16 a) {
+    // Values fit int8, so the saturating packs only move bytes; the permute undoes their lane
+    // order.
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
+    const __m256i high = _mm256_set1_epi32(int32_t(0xffff0000u));
+    even.lo = _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
+    even.hi = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16));
+    odd.lo = _mm256_castsi256_ps(_mm256_and_si256(a, high));
+    odd.hi = _mm256_castsi256_ps(_mm256_and_si256(b, high));
+}
 inline void store_bf16(uint16_t* p, f32x16 a) {
     float lanes[kLanes];
     a.store(lanes);
@@ -328,9 +322,9 @@ inline i32x16 round_to_int(f32x16 a) {
     i32x16 r;
     for (int i = 0; i < kLanes; ++i) {
         const float shifted = a.v[i] + 0x1.8p23f;
-        int32_t bits;
+        uint32_t bits;
         std::memcpy(&bits, &shifted, 4);
-        r.v[i] = bits - 0x4b400000;
+        r.v[i] = int32_t(bits - 0x4b400000u);
     }
     return r;
 }
@@ -352,6 +346,15 @@ inline i32x16 load_i32(const int32_t* p) {
     i32x16 r;
     std::memcpy(r.v, p, sizeof r.v);
     return r;
+}
+inline void store_i8(int8_t* p, i32x16 a) {
+    for (int i = 0; i < kLanes; ++i) p[i] = int8_t(a.v[i]);
+}
+inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
+    for (int i = 0; i < kLanes; ++i) {
+        even.v[i] = bf16_to_f32(p[2 * i]);
+        odd.v[i] = bf16_to_f32(p[2 * i + 1]);
+    }
 }
 inline void store_bf16(uint16_t* p, f32x16 a) {
     for (int i = 0; i < kLanes; ++i) p[i] = f32_to_bf16(a.v[i]);

@@ -75,14 +75,8 @@ void Team::barrier() const {
     if (num_threads_ > 1) pool_.barrier(num_threads_);
 }
 
-int64_t Team::next() const {
-    return pool_.counter_.fetch_add(1, std::memory_order_relaxed);
-}
-
-void Team::reset_counter() const {
-    barrier();
-    if (thread_ == 0) pool_.counter_.store(0, std::memory_order_relaxed);
-    barrier();
+int64_t Team::next(int sequence) const {
+    return pool_.counters_[sequence].fetch_add(1, std::memory_order_relaxed);
 }
 
 ThreadPool& ThreadPool::instance() {
@@ -117,10 +111,10 @@ void ThreadPool::stop_workers() {
     stopping_ = false;
 }
 
-void ThreadPool::run_region(RegionFunction function, void* context, bool alone) {
+void ThreadPool::run_region(RegionFunction function, const void* context, bool alone) {
     std::lock_guard lock(region_mutex_);
     const int n = alone ? 1 : num_threads();
-    counter_.store(0, std::memory_order_relaxed);
+    for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
     if (n > 1) {
         function_ = function;
         context_ = context;

@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 namespace cierzo {
@@ -35,11 +34,9 @@ class Team {
         return {n * thread_ / num_threads_, n * (thread_ + 1) / num_threads_};
     }
 
-    // Dynamic chunking: the next untaken index, counting up from 0 over all threads of the region.
-    // One sequence per region until reset_counter().
-    int64_t next() const;
-    // Restarts next() from 0. Contains two barriers; every thread must call it.
-    void reset_counter() const;
+    // Dynamic chunking: the next untaken index of a sequence, counting up from 0 over all threads
+    // of the region. 0 <= sequence < 4: a region of several phases uses one for each.
+    int64_t next(int sequence = 0) const;
 
   private:
     friend class ThreadPool;
@@ -63,26 +60,22 @@ class ThreadPool {
     // must not throw and must not start a region. Regions from several callers run one after
     // another.
     template <class F>
-    void run(F&& f) {
+    void run(const F& f) {
         run_region(
-            [](void* context, const Team& team) {
-                (*static_cast<std::remove_reference_t<F>*>(context))(team);
-            },
+            [](const void* context, const Team& team) { (*static_cast<const F*>(context))(team); },
             &f, false);
     }
     // The same on the calling thread only: for work too small to share.
     template <class F>
-    void run_alone(F&& f) {
+    void run_alone(const F& f) {
         run_region(
-            [](void* context, const Team& team) {
-                (*static_cast<std::remove_reference_t<F>*>(context))(team);
-            },
+            [](const void* context, const Team& team) { (*static_cast<const F*>(context))(team); },
             &f, true);
     }
 
     // f(begin, end) over [0, n): one contiguous share per thread.
     template <class F>
-    void parallel_for(int64_t n, F&& f) {
+    void parallel_for(int64_t n, const F& f) {
         run([&](const Team& team) {
             const auto [begin, end] = team.share(n);
             if (begin < end) f(begin, end);
@@ -90,7 +83,7 @@ class ThreadPool {
     }
     // f(begin, end) over [0, n) in chunks taken by whichever thread is free.
     template <class F>
-    void parallel_for_dynamic(int64_t n, int64_t chunk, F&& f) {
+    void parallel_for_dynamic(int64_t n, int64_t chunk, const F& f) {
         run([&](const Team& team) {
             for (int64_t i = team.next() * chunk; i < n; i = team.next() * chunk)
                 f(i, i + chunk < n ? i + chunk : n);
@@ -99,10 +92,10 @@ class ThreadPool {
 
   private:
     friend class Team;
-    using RegionFunction = void (*)(void*, const Team&);
+    using RegionFunction = void (*)(const void*, const Team&);
 
     ThreadPool();
-    void run_region(RegionFunction function, void* context, bool alone);
+    void run_region(RegionFunction function, const void* context, bool alone);
     void worker_loop(int thread, uint32_t seen);
     void barrier(int num_threads);
     void stop_workers();
@@ -111,7 +104,7 @@ class ThreadPool {
     std::vector<std::thread> workers_;
     std::atomic<int> num_threads_{1};
     RegionFunction function_ = nullptr;
-    void* context_ = nullptr;
+    const void* context_ = nullptr;
     bool stopping_ = false;
     // Each on its own cache line: they are written by different threads.
     alignas(64) std::atomic<uint32_t> epoch_{0};  // incremented to start a region
@@ -119,7 +112,7 @@ class ThreadPool {
     alignas(64) std::atomic<int> running_{0};  // workers still inside the region
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
-    alignas(64) std::atomic<int64_t> counter_{0};
+    alignas(64) std::atomic<int64_t> counters_[4] = {};
 };
 
 }  // namespace cierzo

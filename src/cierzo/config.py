@@ -50,7 +50,14 @@ class LinearScaling:
     factor: float
 
 
-RopeScaling = YarnScaling | Llama3Scaling | LinearScaling
+@dataclass(frozen=True, slots=True)
+class FrequencyFactors:
+    """Frequency i divided by `factors[i]` (head_dim / 2 of them): a table that no formula gives."""
+
+    factors: tuple[float, ...]
+
+
+RopeScaling = YarnScaling | Llama3Scaling | LinearScaling | FrequencyFactors
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,8 @@ class Sequence:
     def slots(self, begin: int, end: int) -> Ints:
         positions = np.arange(begin, end)
         table = np.array(self.blocks, np.int32)
-        return (table[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE).astype(
-            np.int32
-        )
+        slots: Ints = table[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+        return slots.astype(np.int32)
 
 
 def make_sequence(rng: np.random.Generator, shape: Shape, length: int, free: list[int]) -> Sequence:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -20,14 +18,6 @@ from tests.kernels.paged import (
 )
 
 SMOL = Shape(n_heads=9, n_kv_heads=3, head_dim=64)
-
-
-@pytest.fixture(autouse=True)
-def restored_machine() -> Iterator[None]:
-    isa, num_threads = kernels.isa(), kernels.num_threads()
-    yield
-    kernels.set_isa(isa)
-    kernels.set_num_threads(num_threads)
 
 
 def expected(sequence: Sequence, shape: Shape, sliding_window: int = 0) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +23,8 @@ VOCAB_SIZES = [1, 15, 16, 17, 500, 513, 4099]
 
 
 @pytest.fixture(params=kernels.available_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = kernels.isa()
+def isa(request: pytest.FixtureRequest, restored_machine: None) -> None:
     kernels.set_isa(request.param)
-    yield
-    kernels.set_isa(before)
 
 
 def random_logits(rows: int, vocab_size: int, spread: float = 3.0) -> Floats:
@@ -160,7 +157,6 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
     k = rng.integers(0, 50, 9).astype(np.int32)
     p = rng.uniform(0.1, 1, 9).astype(np.float32)
     uniform = rng.random(9)
-    before = kernels.num_threads()
     alone = [
         draw(row, u, float(t), int(kk), float(pp))
         for row, u, t, kk, pp in zip(logits, uniform, temperature, k, p, strict=True)
@@ -169,7 +165,6 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
         kernels.set_num_threads(num_threads)
         ids = sample(Tensor.from_numpy(logits), temperature, k, p, uniform)
         assert ids.tolist() == alone
-    kernels.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +181,7 @@ def test_rows_do_not_depend_on_the_batch_or_the_threads() -> None:
     ],
 )
 def test_sample_refuses(name: str, value: list[float], message: str) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "temperature": np.ones(1, np.float32),
         "top_k": np.zeros(1, np.int32),
         "top_p": np.ones(1, np.float32),

@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cierzo.errors import RequestError
+
 FinishReason = Literal["stop", "length", "model_length", "error"]
 
 
@@ -22,6 +24,10 @@ class SamplingParams:
     end of the context. `stop` strings are cut by the text layer, never seen here.
     `logprobs` is the number of alternatives to report per token (None: report nothing;
     0: only the chosen token's logprob). With `seed` None a fresh one is drawn.
+
+    Repetition divides (negative logits: multiplies) the logit of every token of prompt or
+    completion; then `frequency_penalty` is subtracted once per occurrence in the completion
+    and `presence_penalty` once if there is any. Raises RequestError on a value out of bounds.
     """
 
     temperature: float = 1.0
@@ -37,6 +43,36 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        self._require("temperature", self.temperature >= 0, "at least 0")
+        self._require("top_p", 0 < self.top_p <= 1, "over 0 and at most 1")
+        self._require("top_k", self.top_k >= 0, "at least 0")
+        self._require("max_tokens", self.max_tokens is None or self.max_tokens >= 0, "at least 0")
+        self._require("min_tokens", self.min_tokens >= 0, "at least 0")
+        self._require("presence_penalty", abs(self.presence_penalty) <= 2, "between -2 and 2")
+        self._require("frequency_penalty", abs(self.frequency_penalty) <= 2, "between -2 and 2")
+        self._require("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "over 0")
+        self._require("n", self.n >= 1, "at least 1")
+        self._require("logprobs", (self.logprobs or 0) >= 0, "at least 0")
+        self._require("prompt_logprobs", (self.prompt_logprobs or 0) >= 0, "at least 0")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens must be at most max_tokens ({self.max_tokens}); got {self.min_tokens}",
+                param="min_tokens",
+            )
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:  # comparisons with NaN are false, so NaN lands here too
+            raise RequestError(f"{name} must be {rule}; got {getattr(self, name)}", param=name)
+
+    @property
+    def has_penalties(self) -> bool:
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
 
 
 class LogitsConstraint(Protocol):
@@ -73,7 +109,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a token under the unmodified distribution, best others beside it."""
+    """ln p of a token in the unmodified distribution; `top`: the most likely and their ln p."""
 
     token_id: int
     logprob: float
@@ -84,9 +120,10 @@ class TokenLogprob:
 class TokenEvent:
     """One step of one sequence: its new token, or (`token_id` None) only its end.
 
-    `index` counts the request's sequences from 0. `num_cached_tokens` is set on every
-    event. A stop token is reported as the finish, never as a token. `error` holds the
-    message when `finish_reason` is "error".
+    `index` counts the request's sequences from 0. `num_cached_tokens`, on every event, counts
+    the prompt's tokens reused from earlier requests. A stop token is reported as the finish,
+    never as a token. `prompt_logprobs` (None for the first token) comes with each sequence's
+    first event. `error` holds the message when `finish_reason` is "error".
     """
 
     index: int

@@ -18,7 +18,8 @@ def round_to_bf16(x: Floats) -> Floats:
     """To the nearest bf16, half to even, kept as float32. Finite values only."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    result: Floats = (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    return result
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
@@ -55,18 +56,21 @@ def attention(q: Floats, k: Floats, v: Floats, sliding_window: int = 0) -> Float
     scores = np.where(hidden, -np.inf, scores)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("htc,chd->thd", weights, values).astype(np.float32)
+    attended: Floats = np.einsum("htc,chd->thd", weights, values).astype(np.float32)
+    return attended
 
 
 def argmax(logits: Floats) -> Ints:
     """logits [R, V] → ids [R]; ties: lowest id"""
-    return np.argmax(logits, axis=-1).astype(np.int32)
+    ids: Ints = np.argmax(logits, axis=-1).astype(np.int32)
+    return ids
 
 
 def logsumexp(logits: Floats) -> Floats:
     """logits [R, V] → [R]"""
     top = logits.max(axis=-1, keepdims=True).astype(np.float64)
-    return (np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]).astype(np.float32)
+    result: Floats = (np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]).astype(np.float32)
+    return result
 
 
 def top_k(logits: Floats, k: int) -> tuple[Ints, Floats]:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cierzo.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+from cierzo.config import FrequencyFactors, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 
 Frequencies = NDArray[np.float64]
 
@@ -53,6 +53,8 @@ def rope_frequencies(config: ModelConfig) -> tuple[Frequencies, float]:
             return frequencies, 1.0
         case LinearScaling(factor=factor):
             return frequencies / factor, 1.0
+        case FrequencyFactors(factors=factors):
+            return frequencies / np.asarray(factors), 1.0
         case Llama3Scaling() as scaling:
             return _llama3(frequencies, scaling), 1.0
         case YarnScaling() as scaling:

@@ -1,0 +1,106 @@
+# Every verb sets itself up: a machine with Python 3.11+, g++ and make is enough. A second run of
+# any of them starts at once; a change in native/ rebuilds.
+
+PYTHON ?= python3
+MODEL ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+NATIVE := $(wildcard CMakeLists.txt native/*.h native/*.cpp native/*/*.h native/*/*.cpp)
+
+# The tools that build the package, kept in the environment so that rebuilding is incremental.
+BUILD_TOOLS := "scikit-build-core>=0.10" "nanobind>=2.4" "cmake>=3.22" "ninja>=1.11"
+INSTALL := $(PIP) install --no-build-isolation --editable
+# Once the developer's environment is there, it serves the user's verbs too.
+READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
+
+.PHONY: help demo serve test check fix bench sdk oracle fuzz clean
+.DEFAULT_GOAL := help
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ready  ## fetch the default model, serve it, ask it one question through the mistralai SDK
+	@$(BIN)/python examples/demo.py $(MODEL)
+
+serve: ready  ## the same server, kept running
+	@exec $(BIN)/cierzo serve $(MODEL)
+
+test: $(VENV)/.dev  ## the test suite, then kernels, models and engine under every lower instruction set
+	@echo "→ all tests, best instruction set"
+	@$(BIN)/python -m pytest
+	@set -e; for isa in $$($(BIN)/python -m tests.lower_isas); do \
+	  echo "→ kernels, models and engine under CIERZO_ISA=$$isa"; \
+	  CIERZO_ISA=$$isa $(BIN)/python -m pytest tests/kernels tests/models tests/engine; \
+	done
+
+check: $(VENV)/.dev  ## lint, format, types, C++ format; the build itself has C++ warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests examples benchmarks
+	$(BIN)/clang-format --dry-run -Werror $(filter native/%,$(NATIVE))
+	$(BIN)/python -m pytest tests/test_imports.py tests/test_size.py tests/test_docs.py tests/test_readme.py
+
+fix: $(VENV)/.dev  ## format everything, and remake the pages that are made from the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(filter native/%,$(NATIVE))
+	$(BIN)/python -m tests.made_pages
+
+bench: $(VENV)/.dev $(if $(LLAMA_BENCH),,.venv-bench/.ready)  ## our speed beside llama.cpp's: same machine, threads and file
+	@$(BIN)/python -m benchmarks.compare $(MODEL)
+
+sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an environment of its own
+	@$(BIN)/python tests/sdk/run.py
+
+oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
+	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check
+
+fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and random damage, bounded
+	@$(BIN)/python -m tests.fuzz
+
+clean:  ## remove the environments and build folders (not the models)
+	rm -rf .venv .venv-* build
+
+.PHONY: ready
+ready: $(READY)
+	@:
+
+$(VENV)/.tools: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Cierzo needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1):" \
+	    "run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || { \
+	  echo "Cierzo builds an extension, and $(PYTHON) has no Python.h:" \
+	    "install its headers (on Debian: apt install python3-dev)" >&2; exit 1; }
+	@command -v $(CXX) >/dev/null || { \
+	  echo "Cierzo builds C++ and there is no $(CXX): install g++ (on Debian: apt install g++)" >&2; exit 1; }
+	@echo "→ setting up $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install $(BUILD_TOOLS)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.tools pyproject.toml $(NATIVE)
+	@echo "→ building the kernels and installing Cierzo (a few minutes the first time)"
+	@$(INSTALL) ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
+	@echo "→ building the kernels, warnings as errors, and installing Cierzo with its test tools"
+	@$(INSTALL) ".[dev]" -C cmake.define.CIERZO_WERROR=ON
+	@touch $@
+
+.venv-oracle/.ready:
+	@echo "→ installing torch and transformers in .venv-oracle (gigabytes, once)"
+	@$(PYTHON) -m venv .venv-oracle
+	@.venv-oracle/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  torch==2.13.0 transformers==5.23.0 safetensors numpy
+	@touch $@
+
+.venv-bench/.ready: benchmarks/requirements.txt
+	@echo "→ building llama.cpp for comparison in .venv-bench (several minutes, once)"
+	@$(PYTHON) -m venv .venv-bench
+	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/amx_barrier.h'" \
+	  .venv-bench/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  --no-binary llama-cpp-python -r benchmarks/requirements.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements, and what was measured (results/)."""

@@ -1,0 +1,195 @@
+// The sparse feed-forward layer: route all rows, sort them by expert, one product per chosen expert
+// over just its rows, and add up. Weights of an expert that no row chose are never touched.
+//
+// A slot is one (row, chosen expert) pair; slots are ordered by expert, then by row.
+#include "kernel_functions.h"
+#include "product_jobs.h"
+#include "simd.h"
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+namespace {
+
+// Per row, in order of falling router logit; ties go to the lower id.
+struct Choice {
+    int32_t expert;
+    int32_t slot;
+    float weight;
+};
+
+float router_logit(const float* h, const float* weights, int64_t dim) {
+    f32x16 sum = f32x16::zero();
+    int64_t i = 0;
+    for (; i + kLanes <= dim; i += kLanes)
+        sum = fma(f32x16::load(h + i), f32x16::load(weights + i), sum);
+    if (i < dim)
+        sum = fma(f32x16::load_partial(h + i, int(dim - i)),
+                  f32x16::load_partial(weights + i, int(dim - i)), sum);
+    return reduce_add(sum);
+}
+
+// The best `count` experts of one row and the softmax over their logits. `logits` has one value per
+// expert and is spent.
+void route_row(Choice* choices, float* logits, int64_t num_experts, int64_t count) {
+    for (int64_t c = 0; c < count; ++c) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < num_experts; ++e) {
+            bool taken = false;
+            for (int64_t d = 0; d < c; ++d) taken = taken || choices[d].expert == e;
+            // A NaN never wins, but some expert is always chosen.
+            if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
+        }
+        choices[c] = {int32_t(best), 0, logits[best]};
+    }
+    const float top = choices[0].weight;
+    float total = 0.0f;
+    for (int64_t c = 0; c < count; ++c) {
+        alignas(64) float lanes[kLanes];
+        exp(f32x16::broadcast(choices[c].weight - top)).store(lanes);
+        choices[c].weight = lanes[0];
+        total += lanes[0];
+    }
+    for (int64_t c = 0; c < count; ++c) choices[c].weight = choices[c].weight / total;
+}
+
+void route(const MoeArgs& a, Choice* choices, int64_t num_experts) {
+    const auto rows = [&](int64_t begin, int64_t end) {
+        float* logits = scratch_array<float>(ScratchSlot::kAccumulators, num_experts);
+        for (int64_t i = begin; i < end; ++i) {
+            for (int64_t e = 0; e < num_experts; ++e)
+                logits[e] = router_logit(a.h + i * a.dim, a.router + e * a.dim, a.dim);
+            route_row(choices + i * a.num_experts_per_tok, logits, num_experts,
+                      a.num_experts_per_tok);
+        }
+    };
+    ThreadPool& pool = ThreadPool::instance();
+    if (a.rows == 1)
+        pool.run_alone([&](const Team&) { rows(0, 1); });
+    else
+        pool.parallel_for(a.rows, rows);
+}
+
+// What the layer's second region works on; every pointer is the caller's scratch.
+struct SparsePlan {
+    Choice* choices;       // [rows][num_experts_per_tok]
+    int32_t* row_of_slot;  // [slots]
+    int64_t num_slots;
+    Job* up_jobs;    // gate and up, one per chosen expert
+    Job* down_jobs;  // the same slots
+    int64_t num_jobs;
+    float* hidden;      // [slots][hidden]
+    float* expert_out;  // [slots][dim]
+};
+
+// Stable counting sort of all choices by expert.
+void sort_by_expert(const MoeArgs& a, SparsePlan& plan, int32_t* offsets, int64_t num_experts) {
+    for (int64_t e = 0; e <= num_experts; ++e) offsets[e] = 0;
+    for (int64_t s = 0; s < plan.num_slots; ++s) ++offsets[plan.choices[s].expert + 1];
+    for (int64_t e = 0; e < num_experts; ++e) {
+        if (a.expert_counts != nullptr) a.expert_counts[e] += float(offsets[e + 1]);
+        const int64_t rows = offsets[e + 1];
+        if (rows > 0) {
+            plan.up_jobs[plan.num_jobs] = {Activations(a.gate_up->format, rows, a.dim), e,
+                                           offsets[e]};
+            plan.down_jobs[plan.num_jobs] = {Activations(a.down->format, rows, a.hidden), e,
+                                             offsets[e]};
+            ++plan.num_jobs;
+        }
+        offsets[e + 1] += offsets[e];
+    }
+    for (int64_t s = 0; s < plan.num_slots; ++s) {
+        Choice& choice = plan.choices[s];
+        choice.slot = offsets[choice.expert]++;
+        plan.row_of_slot[choice.slot] = int32_t(s / a.num_experts_per_tok);
+    }
+}
+
+// Gives the jobs their memory, one after another; both products use the same, in turn.
+void place_activations(SparsePlan& plan) {
+    int64_t up_nbytes = 0, down_nbytes = 0;
+    for (int64_t j = 0; j < plan.num_jobs; ++j) {
+        up_nbytes += plan.up_jobs[j].x.nbytes();
+        down_nbytes += plan.down_jobs[j].x.nbytes();
+    }
+    uint8_t* memory = scratch_array<uint8_t>(ScratchSlot::kActivations,
+                                             up_nbytes > down_nbytes ? up_nbytes : down_nbytes);
+    uint8_t* up = memory;
+    uint8_t* down = memory;
+    for (int64_t j = 0; j < plan.num_jobs; ++j) {
+        plan.up_jobs[j].x.set_memory(up);
+        plan.down_jobs[j].x.set_memory(down);
+        up += plan.up_jobs[j].x.nbytes();
+        down += plan.down_jobs[j].x.nbytes();
+    }
+}
+
+// Prepares slots [begin, end) from x, where row_of_slot (or the slot itself) says which row.
+void prepare_slots(const Job* jobs, int64_t num_jobs, const float* x, const int32_t* row_of_slot,
+                   int64_t begin, int64_t end) {
+    for (int64_t j = 0; j < num_jobs; ++j) {
+        const Job& job = jobs[j];
+        const int64_t from = begin > job.first_row ? begin - job.first_row : 0;
+        const int64_t left = end - job.first_row;
+        const int64_t to = left < job.x.rows() ? left : job.x.rows();
+        if (row_of_slot != nullptr)
+            job.x.prepare(x, row_of_slot + job.first_row, from, to);
+        else
+            job.x.prepare(x + job.first_row * job.x.n_in(), nullptr, from, to);
+    }
+}
+
+void add_experts(const MoeArgs& a, const SparsePlan& plan, int64_t begin, int64_t end) {
+    const int64_t count = a.num_experts_per_tok;
+    for (int64_t i = begin; i < end; ++i) {
+        const Choice* choices = plan.choices + i * count;
+        float* x = a.x + i * a.dim;
+        for (int64_t d = 0; d < a.dim; d += kLanes) {
+            const int n = a.dim - d < kLanes ? int(a.dim - d) : kLanes;
+            f32x16 sum = f32x16::zero();
+            for (int64_t c = 0; c < count; ++c)
+                sum = fma(f32x16::broadcast(choices[c].weight),
+                          f32x16::load_partial(plan.expert_out + choices[c].slot * a.dim + d, n),
+                          sum);
+            (f32x16::load_partial(x + d, n) + sum).store_partial(x + d, n);
+        }
+    }
+}
+
+}  // namespace
+
+void moe(const MoeArgs& a) {
+    if (a.rows == 0) return;
+    const int64_t num_experts = a.gate_up->n_experts;
+    SparsePlan plan = {};
+    plan.num_slots = a.rows * a.num_experts_per_tok;
+    uint8_t* memory = scratch_array<uint8_t>(
+        ScratchSlot::kRouting, 2 * num_experts * int64_t(sizeof(Job)) +
+                                   plan.num_slots * int64_t(sizeof(Choice) + sizeof(int32_t)) +
+                                   (num_experts + 1) * int64_t(sizeof(int32_t)));
+    plan.up_jobs = reinterpret_cast<Job*>(memory);
+    plan.down_jobs = plan.up_jobs + num_experts;
+    plan.choices = reinterpret_cast<Choice*>(plan.down_jobs + num_experts);
+    plan.row_of_slot = reinterpret_cast<int32_t*>(plan.choices + plan.num_slots);
+    plan.hidden = scratch_array<float>(ScratchSlot::kHidden, plan.num_slots * a.hidden);
+    plan.expert_out = scratch_array<float>(ScratchSlot::kExpertOut, plan.num_slots * a.dim);
+    route(a, plan.choices, num_experts);
+    sort_by_expert(a, plan, plan.row_of_slot + plan.num_slots, num_experts);
+    place_activations(plan);
+    ThreadPool::instance().run([&](const Team& team) {
+        const auto [slot_begin, slot_end] = team.share(plan.num_slots);
+        prepare_slots(plan.up_jobs, plan.num_jobs, a.h, plan.row_of_slot, slot_begin, slot_end);
+        team.barrier();
+        run_jobs(team, 0, plan.up_jobs, plan.num_jobs, *a.gate_up, 2,
+                 [&](const Sums& sums) { store_swiglu(plan.hidden, a.hidden, sums); });
+        team.barrier();
+        prepare_slots(plan.down_jobs, plan.num_jobs, plan.hidden, nullptr, slot_begin, slot_end);
+        team.barrier();
+        run_jobs(team, 1, plan.down_jobs, plan.num_jobs, *a.down, 1,
+                 [&](const Sums& sums) { store_sums(plan.expert_out, a.dim, sums, false); });
+        team.barrier();
+        const auto [row_begin, row_end] = team.share(a.rows);
+        add_experts(a, plan, row_begin, row_end);
+    });
+}
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -1,0 +1,99 @@
+// The product of prepared rows and packed panels, for one instruction set: what matmul and moe are
+// made of.
+//
+// Rows are prepared once per product (quantised to int8, or rounded to bf16) in blocks of 16, laid
+// out as the inner loops read them; then every panel of 16 outputs is multiplied with them. Which
+// inner loop runs (vector or AMX) depends on the block's rows and never changes a bit of the
+// result.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "thread_pool.h"
+
+#if CIERZO_ISA_LEVEL >= 3
+#include "amx.h"
+#endif
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+inline constexpr int kBlockRows = 16;
+
+// From how many rows of a block on the AMX unit beats the vector unit (it always works on 16).
+#if CIERZO_ISA_LEVEL >= 3
+inline constexpr int kAmxMinRows = 8;
+inline constexpr bool use_amx(int64_t rows) {
+    return rows >= kAmxMinRows;
+}
+#else
+inline constexpr bool use_amx(int64_t) {
+    return false;
+}
+class TileScope {  // the other instruction sets have no tiles to configure
+  public:
+    explicit TileScope(WeightFormat) {}
+    ~TileScope() {}
+};
+#endif
+
+// One block of prepared rows: a view into its Activations' memory.
+struct Block {
+    uint8_t* values;  // int8 [groups][pitch][32]; bf16: AMX tiles [groups][16][32] bf16, or
+                      // float [groups][pitch][32] where the vector path takes the block
+    float* scales;    // [groups][pitch]; integer formats only
+    int32_t*
+        starts;  // [groups][pitch]: -zero * Σ q, where the integer dot product starts (symmetric)
+    float*
+        scaled_sums;  // [groups][pitch]: scale * Σ q, to be times the minimum (affine; same memory)
+    int rows;         // in use, 1..16
+    int pitch;        // rows of room
+};
+
+// All rows of one operand. A value type: the memory is the caller's.
+class Activations {
+  public:
+    Activations(WeightFormat format, int64_t rows, int64_t n_in);
+
+    int64_t rows() const { return rows_; }
+    int64_t n_in() const { return n_in_; }
+    int64_t num_blocks() const { return (rows_ + kBlockRows - 1) / kBlockRows; }
+    int64_t num_groups() const { return groups_; }
+    WeightFormat format() const { return format_; }
+    // Bytes the prepared rows take; a multiple of 64.
+    int64_t nbytes() const;
+    void set_memory(uint8_t* memory) { memory_ = memory; }
+
+    // Prepares rows [begin, end): row i is x + row_ids[i] * n_in, or x + i * n_in without row_ids.
+    void prepare(const float* x, const int32_t* row_ids, int64_t begin, int64_t end) const;
+    Block block(int64_t index) const;
+
+  private:
+    void prepare_int(const float* row, int64_t index) const;
+    void prepare_bf16(const float* row, int64_t index) const;
+    int64_t block_value_nbytes() const;
+
+    WeightFormat format_;
+    int64_t rows_;
+    int64_t n_in_;
+    int64_t groups_;
+    int pitch_;
+    uint8_t* memory_ = nullptr;
+};
+
+// sums[p][row][16] = Σ x · w of panels [panel, panel + num_panels) for the rows of blocks
+// [block_begin, block_end); `row` counts from the first block, pitch = 16 * (block_end -
+// block_begin). Rows past the last one may be written with anything. Call inside a TileScope of the
+// weight's format.
+void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
+                    const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels);
+
+// The two inner families, for panel_products.
+void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
+               int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
+               int64_t num_panels);
+void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
+                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
+                int64_t num_panels);
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE

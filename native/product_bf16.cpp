@@ -1,0 +1,140 @@
+// Panels of bf16 weights times bf16 rows, in the order of the AMX unit.
+//
+// tdpbf16ps takes 32 inputs: from zero, one chain of fused multiply-adds over the even inputs and
+// one over the odd ones, then acc += even + odd, denormals flushed. The vector path does the same
+// in the same order.
+#include "product.h"
+#include "simd.h"
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+namespace {
+
+constexpr int64_t kTileNbytes = tile_nbytes(WeightFormat::kBf16);
+
+// Rows that share one widening of the weights: three registers each (even, odd, acc).
+#if CIERZO_ISA_LEVEL >= 2
+constexpr int kVectorRows = 8;
+#elif CIERZO_ISA_LEVEL == 1
+constexpr int kVectorRows = 2;
+#else
+constexpr int kVectorRows = 1;
+#endif
+
+template <int kRows>
+void vector_rows(float* sums, const Block& x, int row, const uint8_t* panel, int64_t groups) {
+    f32x16 acc[kRows];
+    for (f32x16& a : acc) a = f32x16::zero();
+    for (int64_t g = 0; g < groups; ++g) {
+        const uint16_t* tile = reinterpret_cast<const uint16_t*>(panel + g * kTileNbytes);
+        const float* values =
+            reinterpret_cast<const float*>(x.values) + (g * x.pitch + row) * kGroup;
+        f32x16 even[kRows], odd[kRows];
+        for (int r = 0; r < kRows; ++r) even[r] = odd[r] = f32x16::zero();
+        for (int line = 0; line < 16; ++line) {
+            f32x16 w_even, w_odd;
+            load_bf16_pairs(tile + line * 32, w_even, w_odd);
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 8
+#endif
+            for (int r = 0; r < kRows; ++r) {
+                const float* pair = values + r * kGroup + 2 * line;
+                even[r] = fma(f32x16::broadcast(pair[0]), w_even, even[r]);
+                odd[r] = fma(f32x16::broadcast(pair[1]), w_odd, odd[r]);
+            }
+        }
+        for (int r = 0; r < kRows; ++r) acc[r] = acc[r] + (even[r] + odd[r]);
+    }
+    for (int r = 0; r < kRows; ++r) acc[r].store(sums + (row + r) * kPanel);
+}
+
+template <int kMax>
+void vector_some_rows(int rows, float* sums, const Block& x, int row, const uint8_t* panel,
+                      int64_t groups) {
+    if (rows == kMax) {
+        vector_rows<kMax>(sums, x, row, panel, groups);
+    } else if constexpr (kMax > 1) {
+        vector_some_rows<kMax - 1>(rows, sums, x, row, panel, groups);
+    }
+}
+
+void vector_block(float* sums, const Block& x, const uint8_t* panel, int64_t groups) {
+    for (int row = 0; row < x.rows; row += kVectorRows) {
+        const int rows = x.rows - row < kVectorRows ? x.rows - row : kVectorRows;
+        vector_some_rows<kVectorRows>(rows, sums, x, row, panel, groups);
+    }
+}
+
+#if CIERZO_ISA_LEVEL >= 3
+
+// kBlocks (1 or 2) blocks of rows times kPanels (1 or 2) panels, all inputs: the results stay in
+// tiles 0-3, and with 2 x 2 each loaded tile is used twice.
+template <int kBlocks, int kPanels>
+void tile_blocks(float* sums, int64_t panel_pitch, const uint8_t* a0, const uint8_t* a1,
+                 const uint8_t* b0, const uint8_t* b1, int64_t groups) {
+    tile_zero<0>();
+    if constexpr (kPanels == 2) tile_zero<1>();
+    if constexpr (kBlocks == 2) tile_zero<2>();
+    if constexpr (kBlocks == 2 && kPanels == 2) tile_zero<3>();
+    for (int64_t offset = 0; offset < groups * kTileNbytes; offset += kTileNbytes) {
+        tile_load<4>(a0 + offset, 64);
+        tile_load<6>(b0 + offset, 64);
+        tile_dot_bf16<0, 4, 6>();
+        if constexpr (kPanels == 2) {
+            tile_load<7>(b1 + offset, 64);
+            tile_dot_bf16<1, 4, 7>();
+        }
+        if constexpr (kBlocks == 2) {
+            tile_load<5>(a1 + offset, 64);
+            tile_dot_bf16<2, 5, 6>();
+            if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
+        }
+    }
+    constexpr int64_t kBlockFloats = kBlockRows * kPanel;
+    tile_store<0>(sums, 64);
+    if constexpr (kPanels == 2) tile_store<1>(sums + panel_pitch, 64);
+    if constexpr (kBlocks == 2) tile_store<2>(sums + kBlockFloats, 64);
+    if constexpr (kBlocks == 2 && kPanels == 2)
+        tile_store<3>(sums + panel_pitch + kBlockFloats, 64);
+}
+
+void tile_panels(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
+                 int64_t block_end, const uint8_t* panel, int64_t panel_nbytes,
+                 int64_t num_panels) {
+    const int64_t groups = x.num_groups();
+    for (int64_t p = 0; p < num_panels; p += 2) {
+        const uint8_t* b0 = panel + p * panel_nbytes;
+        const bool two_panels = p + 1 < num_panels;
+        for (int64_t b = block_begin; b < block_end; b += 2) {
+            float* out = sums + p * panel_pitch + (b - block_begin) * kBlockRows * kPanel;
+            const bool two_blocks = b + 1 < block_end;
+            const uint8_t* a0 = x.block(b).values;
+            const uint8_t* a1 = two_blocks ? x.block(b + 1).values : a0;
+            const auto product = two_blocks ? (two_panels ? tile_blocks<2, 2> : tile_blocks<2, 1>)
+                                            : (two_panels ? tile_blocks<1, 2> : tile_blocks<1, 1>);
+            product(out, panel_pitch, a0, a1, b0, b0 + panel_nbytes, groups);
+        }
+    }
+}
+
+#endif
+
+}  // namespace
+
+void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
+                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
+                int64_t num_panels) {
+    int64_t vector_begin = block_begin;
+#if CIERZO_ISA_LEVEL >= 3
+    vector_begin = use_amx(x.block(block_end - 1).rows) ? block_end : block_end - 1;
+    if (vector_begin > block_begin)
+        tile_panels(sums, panel_pitch, x, block_begin, vector_begin, panel, weight.panel_nbytes(),
+                    num_panels);
+#endif
+    for (int64_t b = vector_begin; b < block_end; ++b)
+        for (int64_t p = 0; p < num_panels; ++p)
+            vector_block(sums + p * panel_pitch + (b - block_begin) * kBlockRows * kPanel,
+                         x.block(b), panel + p * weight.panel_nbytes(), x.num_groups());
+}
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -1,0 +1,106 @@
+// Sharing products over threads: jobs (one per dense matrix, or per chosen expert) are cut into
+// units of some rows x some panels, and free threads take the next one.
+#pragma once
+
+#include "product.h"
+#include "scratch.h"
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+// Prepared rows for one expert's matrix; `first_row` is where they start in the caller's numbering.
+struct Job {
+    Activations x;
+    int64_t expert;
+    int64_t first_row;
+};
+
+// Sums ready for the epilogue: rows [row, row + num_rows) in the caller's numbering, panels
+// [panel, panel + num_panels); those of panel p, row r are at sums + p * pitch + r * 16.
+struct Sums {
+    const float* sums;
+    int64_t pitch;
+    int64_t row, num_rows;
+    int64_t panel, num_panels;
+    const float* at(int64_t p, int64_t r) const { return sums + p * pitch + r * kPanel; }
+};
+
+// Prepared rows that are walked together by a panel stay in half of L2 (2 MB on the machines with
+// AMX): each panel reads all of them again.
+inline constexpr int64_t kRowsNbytes = 1 << 20;
+// Weights of one unit where few rows make a product bound by memory: some 2 us of streaming, so
+// that the last unit's wait stays small.
+inline constexpr int64_t kUnitNbytes = 64 << 10;
+
+struct UnitPlan {
+    int64_t row_blocks;  // blocks of 16 rows per unit
+    int64_t panels;      // panels per unit
+};
+
+// `granule`: panels that must stay together (2 for gate and up).
+inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight& weight,
+                           int64_t granule, int64_t num_threads) {
+    const int64_t row_nbytes =
+        weight.num_groups() * (weight.format == WeightFormat::kBf16 ? 2 * kGroup : kGroup + 8);
+    int64_t row_blocks = kRowsNbytes / (row_nbytes * kBlockRows);
+    if (row_blocks < 2) row_blocks = 2;
+    int64_t total_panels = 0;
+    for (int64_t j = 0; j < num_jobs; ++j)
+        total_panels +=
+            (jobs[j].x.num_blocks() + row_blocks - 1) / row_blocks * weight.num_panels();
+    // Four units a thread, as far as they are worth taking apart.
+    const int64_t fair = total_panels / (4 * num_threads);
+    const int64_t cap = kUnitNbytes / weight.panel_nbytes();
+    const int64_t panels = fair < cap ? fair : cap;
+    // Multiples of four keep the inner loops at their widest.
+    return {row_blocks, panels >= 4 ? panels / 4 * 4 : round_up(panels < 1 ? 1 : panels, granule)};
+}
+
+// Multiplies every job's rows with every panel; epilogue(const Sums&) runs on the thread that has
+// them.
+template <class Epilogue>
+void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
+              const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
+    const UnitPlan plan = plan_units(jobs, num_jobs, weight, granule, team.num_threads());
+    const int64_t num_panels = weight.num_panels();
+    const int64_t units_across = (num_panels + plan.panels - 1) / plan.panels;
+    const TileScope tiles(weight.format);
+    int64_t job = 0, units_before = 0;
+    for (int64_t unit = team.next(sequence);; unit = team.next(sequence)) {
+        int64_t units_down = 0;
+        for (; job < num_jobs; ++job) {
+            units_down = (jobs[job].x.num_blocks() + plan.row_blocks - 1) / plan.row_blocks;
+            if (unit < units_before + units_down * units_across) break;
+            units_before += units_down * units_across;
+        }
+        if (job == num_jobs) return;
+        // Panels outermost: while one piece of weights is warm, all rows use it.
+        const int64_t across = (unit - units_before) % units_across;
+        const int64_t down = (unit - units_before) / units_across;
+        const Activations& x = jobs[job].x;
+        const int64_t block_begin = down * plan.row_blocks;
+        const int64_t block_end = block_begin + plan.row_blocks < x.num_blocks()
+                                      ? block_begin + plan.row_blocks
+                                      : x.num_blocks();
+        const int64_t row = block_begin * kBlockRows;
+        const int64_t row_end =
+            block_end * kBlockRows < x.rows() ? block_end * kBlockRows : x.rows();
+        const int64_t panel_end =
+            (across + 1) * plan.panels < num_panels ? (across + 1) * plan.panels : num_panels;
+        // With many rows two panels' sums already fill L1.
+        const int64_t width = block_end - block_begin > 1 ? 2 : 4;
+        const int64_t pitch = (block_end - block_begin) * kBlockRows * kPanel;
+        float* sums = scratch_array<float>(ScratchSlot::kAccumulators, width * pitch);
+        for (int64_t p = across * plan.panels; p < panel_end; p += width) {
+            const int64_t panels = panel_end - p < width ? panel_end - p : width;
+            panel_products(sums, x, block_begin, block_end, weight, jobs[job].expert, p, panels);
+            epilogue(Sums{sums, pitch, jobs[job].first_row + row, row_end - row, p, panels});
+        }
+    }
+}
+
+// out[row, 16 * panel ...] (+)= sums; `out` has n_out columns.
+void store_sums(float* out, int64_t n_out, const Sums& sums, bool accumulate);
+// out[row, 16 * panel / 2 ...] = silu(gate) * up; `out` has `hidden` columns.
+void store_swiglu(float* out, int64_t hidden, const Sums& sums);
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE

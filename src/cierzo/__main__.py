@@ -1,0 +1,5 @@
+"""`python -m cierzo` is `cierzo`."""
+
+from cierzo.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""The command line: one table of commands, one way to fail.
+
+Each command is a file of this folder. Heavy imports stay inside the commands, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+from rich.markup import escape
+
+from cierzo.cli.console import err
+from cierzo.cli.models import models
+from cierzo.cli.pull import pull
+from cierzo.cli.quantize import quantize
+from cierzo.cli.remove import remove
+from cierzo.cli.version import version
+from cierzo.errors import CierzoError
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    pull,
+    models,
+    quantize,
+    remove,
+    version,
+)
+
+
+def build_cli() -> typer.Typer:
+    """The command line as a Typer app."""
+    app = typer.Typer(
+        name="cierzo",
+        help="The Mistral platform on your own machine.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for command in COMMANDS:
+        app.command()(command)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line. 0: done; 1: it failed and said why; 2: it was not understood."""
+    try:
+        build_cli()(list(arguments), prog_name="cierzo")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
+    except CierzoError as error:
+        err.print(f"[red]error:[/red] {escape(str(error))}")
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The `cierzo` program."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""`cierzo serve`: the server, from settings to a line to copy."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cierzo.cli import options
+from cierzo.cli.console import err
+from cierzo.errors import SettingError
+
+if TYPE_CHECKING:
+    from cierzo.llm import LLM
+    from cierzo.server.served_model import ServedModel
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Catalogue names, hf:owner/repo[:file], or paths; none: the default model.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    host: options.Host = None,
+    port: options.Port = None,
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    dtype: options.Dtype = None,
+    max_model_len: options.MaxModelLen = None,
+    memory_share: options.MemoryShare = None,
+    token_budget: options.TokenBudget = None,
+    max_running: options.MaxRunning = None,
+    max_waiting: options.MaxWaiting = None,
+    prefix_caching: options.PrefixCaching = None,
+    strict: options.Strict = None,
+    allow_remote: options.AllowRemote = None,
+    home: options.Home = None,
+) -> None:
+    """Serve models behind the Mistral API until SIGTERM or Ctrl-C."""
+    settings = options.settings_of(
+        host=host,
+        port=port,
+        threads=threads,
+        isa=isa,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        memory_share=memory_share,
+        token_budget=token_budget,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        prefix_caching=prefix_caching,
+        strict=strict,
+        allow_remote=allow_remote,
+        home=home,
+    )
+    check_reach(settings.host, settings.allow_remote)
+    from cierzo.cli.local import open_model
+    from cierzo.hub import DEFAULT_MODEL
+    from cierzo.server.app import build_app
+    from cierzo.server.config import ServerConfig
+    from cierzo.server.run import serve as run_server
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    names = models or [DEFAULT_MODEL]
+    with ExitStack() as stack:
+        served = []
+        for name in names:
+            started = time.perf_counter()
+            llm = stack.enter_context(open_model(name, settings, num_models=len(names)))
+            served.append(_served(name, llm))
+            err.print(f"{served[-1].id} loaded in {time.perf_counter() - started:.1f} s")
+        app = build_app(served, ServerConfig(strict=settings.strict))
+        run_server(
+            app,
+            settings.host,
+            settings.port,
+            on_ready=lambda host, port: _say_ready(served[0].id, host, port),
+        )
+
+
+def check_reach(host: str, allow_remote: bool) -> None:
+    """Refuse an address that other machines can reach, unless its owner said so."""
+    if allow_remote or host == "localhost":
+        return
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise SettingError(
+            f"--host {host} can be reached from other machines and there are no API keys yet:"
+            " add --allow-remote if that is what you want, or leave --host at 127.0.0.1"
+        )
+
+
+def id_of(name_or_path: str) -> str:
+    """What clients call the model: its name, or for a path the file's or folder's own."""
+    path = Path(name_or_path)
+    if not path.exists():
+        return name_or_path
+    return path.resolve().stem if path.is_file() else path.resolve().name
+
+
+def _served(name: str, llm: LLM) -> ServedModel:
+    from cierzo.server.chat_text import ChatText
+    from cierzo.server.schemas.models import Capabilities
+    from cierzo.server.served_model import ServedModel
+
+    text = ChatText(llm.tokenizer, llm.config.vocab_size)
+    return ServedModel(
+        id=id_of(name),
+        engine=llm.engine,
+        text=text,
+        created=int(time.time()),
+        max_context_length=llm.max_model_len,
+        capabilities=Capabilities(completion_chat=True, function_calling=text.can_call_tools),
+    )
+
+
+def _say_ready(model: str, host: str, port: int) -> None:
+    """The address and a line to copy, on stdout, where a script can read them."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    body = {"model": model, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+    typer.echo(f"ready at {url}; try:\n")
+    header = "-H 'Content-Type: application/json'"
+    typer.echo(f"curl {url}/v1/chat/completions {header} -d '{json.dumps(body)}'\n")

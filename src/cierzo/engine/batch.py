@@ -1,0 +1,94 @@
+"""One step's work as arrays: which tokens of which sequences, and which logits are due.
+
+S sequences, T tokens, R logits rows. Built with NumPy per sequence, never per token.
+Knows nothing of policy (that is `scheduler.py`) or of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo.config import BLOCK_SIZE
+from cierzo.engine.sequence import Sequence
+from cierzo.models.transformer import StepArrays
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`scheduled` pairs each sequence with its token count in this step.
+
+    Row r < len(due) of the logits belongs to `due[r]`, whose next token they choose. The rows
+    after these serve prompt logprobs: for each (sequence, count) of `prompt_rows`, `count` rows.
+    """
+
+    scheduled: list[tuple[Sequence, int]]
+    due: list[Sequence]
+    prompt_rows: list[tuple[Sequence, int]]
+    arrays: StepArrays
+    logits_rows: Int32
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.arrays.token_ids)
+
+
+def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
+    """The step that computes the next `count` tokens of each scheduled sequence.
+
+    Each sequence already holds the blocks that its tokens go to.
+    """
+    counts = np.array([count for _, count in scheduled], np.int32)
+    num_computed = np.array([s.num_computed_tokens for s, _ in scheduled], np.int32)
+    query_starts = np.zeros(len(scheduled) + 1, np.int32)
+    np.cumsum(counts, out=query_starts[1:])
+    block_tables = np.full((len(scheduled), max(s.num_blocks for s, _ in scheduled)), -1, np.int32)
+    for row, (sequence, _) in zip(block_tables, scheduled, strict=True):
+        row[: sequence.num_blocks] = sequence.block_table
+
+    # Sequence s's tokens start at row query_starts[s] and position num_computed[s].
+    num_tokens = int(query_starts[-1])
+    positions = np.arange(num_tokens, dtype=np.int32)
+    positions += np.repeat(num_computed - query_starts[:-1], counts)
+    owners = np.repeat(np.arange(len(scheduled)), counts)
+    slot_mapping = block_tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE
+    slot_mapping += positions % BLOCK_SIZE
+    arrays = StepArrays(
+        token_ids=np.concatenate(
+            [s.token_ids[s.num_computed_tokens :][:count] for s, count in scheduled]
+        ),
+        positions=positions,
+        slot_mapping=slot_mapping,
+        query_starts=query_starts,
+        context_lens=num_computed + counts,
+        block_tables=block_tables,
+    )
+    return _with_logits_rows(scheduled, arrays)
+
+
+def _with_logits_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays) -> Batch:
+    due: list[Sequence] = []
+    due_rows: list[int] = []
+    prompt_rows: list[tuple[Sequence, int]] = []
+    prompt_logits_rows: list[Int32] = []
+    starts = arrays.query_starts.tolist()
+    for (sequence, count), start, end in zip(scheduled, starts[:-1], starts[1:], strict=True):
+        if count == sequence.num_uncomputed_tokens:
+            due.append(sequence)
+            due_rows.append(end - 1)
+        if sequence.num_missing_prompt_logprobs > 0:
+            # Position p's logits judge token p + 1; what an earlier step judged is not repeated.
+            computed = sequence.num_computed_tokens
+            first = max(computed, len(sequence.prompt_logprobs) - 1)
+            stop = min(computed + count, sequence.num_prompt_tokens - 1)
+            if first < stop:
+                offset = start - computed
+                rows = np.arange(first + offset, stop + offset, dtype=np.int32)
+                prompt_rows.append((sequence, len(rows)))
+                prompt_logits_rows.append(rows)
+    logits_rows = np.concatenate([np.array(due_rows, np.int32), *prompt_logits_rows])
+    return Batch(scheduled, due, prompt_rows, arrays, logits_rows)

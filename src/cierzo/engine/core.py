@@ -1,0 +1,208 @@
+"""One engine step, without threads: schedule → run → sample → update.
+
+Knows requests and token ids. Streams, threads and the queue's limits are `engine.py`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig
+from cierzo.engine.batch import Batch
+from cierzo.engine.request import GenerationRequest, TokenEvent
+from cierzo.engine.runner import Model, ModelRunner
+from cierzo.engine.sampler import Sampler
+from cierzo.engine.scheduler import Scheduler
+from cierzo.engine.sequence import Sequence
+from cierzo.errors import ContextOverflowError, RequestError, SettingError
+
+logger = logging.getLogger(__name__)
+
+Events = list[tuple[int, TokenEvent]]
+"""(arrival of the request, event), in the order in which they happened."""
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """The engine at one moment. `num_running` and `num_waiting` count sequences; the other
+    counts but blocks are totals since the start. `kv_cache_usage` is a share of the blocks."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_preempted: int = 0
+    num_steps: int = 0
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_completion_tokens: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    kv_cache_usage: float = 0.0
+    last_step_s: float = 0.0
+    total_step_s: float = 0.0
+
+
+class EngineCore:
+    """Everything of the engine that one thread can do alone."""
+
+    def __init__(self, model: Model, config: EngineConfig) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config, widest_window(model.config))
+        needed = self.scheduler.blocks_to_hold(config.max_model_len)
+        if needed > config.num_blocks:
+            raise SettingError(
+                f"num_blocks ({config.num_blocks}) is too small: one sequence of max_model_len "
+                f"{config.max_model_len} tokens needs {needed} blocks of {BLOCK_SIZE}; raise "
+                "num_blocks or lower max_model_len"
+            )
+        self.runner = ModelRunner(model, config.num_blocks)
+        self._sampler = Sampler()
+        self._requests: dict[int, list[Sequence]] = {}
+        self._stats = EngineStats()
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raise RequestError or ContextOverflowError for a request that can never run."""
+        vocab_size = self.runner.model.config.vocab_size
+        prompt, params = request.prompt_token_ids, request.params
+        if not prompt:
+            raise RequestError("a prompt needs at least one token; got none", param="prompt")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            wrong = next(t for t in prompt if not 0 <= t < vocab_size)
+            raise RequestError(
+                f"prompt token ids must be in 0 … {vocab_size - 1}; got {wrong}", param="prompt"
+            )
+        for token_id in request.stop_token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise RequestError(
+                    f"stop token ids must be in 0 … {vocab_size - 1}; got {token_id}", param="stop"
+                )
+        self._check_length(len(prompt), params.max_tokens)
+
+    def _check_length(self, num_prompt_tokens: int, max_tokens: int | None) -> None:
+        limit = self.config.max_model_len
+        if num_prompt_tokens >= limit:
+            raise ContextOverflowError(
+                f"the prompt has {num_prompt_tokens} tokens, but prompt and answer together may "
+                f"have {limit}; shorten the prompt",
+                param="prompt",
+            )
+        if num_prompt_tokens + (max_tokens or 0) > limit:
+            raise ContextOverflowError(
+                f"the prompt's {num_prompt_tokens} tokens + max_tokens {max_tokens} = "
+                f"{num_prompt_tokens + (max_tokens or 0)}, over the context of {limit}; "
+                f"lower max_tokens to {limit - num_prompt_tokens} or shorten the prompt",
+                param="max_tokens",
+            )
+
+    def is_live(self, arrival: int) -> bool:
+        return arrival in self._requests
+
+    def add(self, arrival: int, request: GenerationRequest) -> Events:
+        """Queue a checked request under the number `arrival`, larger than any before.
+
+        Returns error events when its grammar cannot be copied for n > 1.
+        """
+        params = request.params
+        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        limit = self.config.max_model_len
+        leader = Sequence(request, arrival, limit, seed)
+        self._requests[arrival] = sequences = [leader]
+        try:
+            for index in range(1, params.n):
+                sequences.append(Sequence(request, arrival, limit, seed, leader, index))
+        except Exception as error:  # a faulty constraint ends its own request
+            del self._requests[arrival]
+            message = f"the grammar failed: {error}"
+            return [(arrival, TokenEvent(i, None, "error", error=message)) for i in range(params.n)]
+        leader.siblings = sequences[1:]
+        self.scheduler.add(leader)
+        return []
+
+    def abort(self, arrival: int, index: int | None = None) -> None:
+        """End a request, or one of its sequences, without an event. Unknown ones are ignored."""
+        for sequence in reversed(self._requests.get(arrival, ())):
+            if index is None or sequence.index == index:
+                self.scheduler.finish(sequence, "stop")
+        self._forget_finished(arrival)
+
+    def step(self) -> Events:
+        """Compute one batch; returns what each sequence should hear of it."""
+        started = perf_counter()
+        batch = self.scheduler.schedule()
+        if batch is None:
+            return []
+        try:
+            logits = self.runner.run(batch)
+            samples = self._sampler.sample(batch, logits)
+        except Exception as error:
+            logger.exception("a step failed; its requests end with an error")
+            return self._fail(batch, error)
+        events = self._number(self.scheduler.update(batch, samples))
+        self._count(batch, perf_counter() - started)
+        return events
+
+    def fail_all(self, message: str) -> Events:
+        """End every request with an error event."""
+        return [event for arrival in list(self._requests) for event in self._end(arrival, message)]
+
+    def stats(self) -> EngineStats:
+        """The engine as of now: a copy."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        return replace(
+            self._stats,
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting,
+            num_preempted=scheduler.num_preempted,
+            num_cached_tokens=scheduler.num_cached_tokens,
+            num_blocks=pool.num_blocks,
+            num_free_blocks=pool.num_free,
+            kv_cache_usage=1 - pool.num_free / pool.num_blocks,
+        )
+
+    def _fail(self, batch: Batch, error: Exception) -> Events:
+        message = f"the engine could not compute this request: {type(error).__name__}: {error}"
+        arrivals = dict.fromkeys(sequence.arrival for sequence, _ in batch.scheduled)
+        return [event for arrival in arrivals for event in self._end(arrival, message)]
+
+    def _end(self, arrival: int, message: str) -> Events:
+        """End what still lives of a request with error events."""
+        live = [s for s in self._requests[arrival] if not s.is_finished]
+        for sequence in reversed(live):
+            self.scheduler.finish(sequence, "error")
+        self._forget_finished(arrival)
+        return [(arrival, sequence.event(error=message)) for sequence in live]
+
+    def _number(self, events: list[tuple[Sequence, TokenEvent]]) -> Events:
+        """Events by request. One sequence's error is the end of all its request's sequences."""
+        numbered: Events = []
+        for sequence, event in events:
+            numbered.append((sequence.arrival, event))
+            if event.error is not None:
+                numbered += self._end(sequence.arrival, event.error)
+            elif sequence.is_finished:
+                self._forget_finished(sequence.arrival)
+        return numbered
+
+    def _forget_finished(self, arrival: int) -> None:
+        if all(s.is_finished for s in self._requests.get(arrival, ())):
+            self._requests.pop(arrival, None)
+
+    def _count(self, batch: Batch, step_s: float) -> None:
+        stats = self._stats
+        stats.num_steps += 1
+        stats.num_computed_tokens += batch.num_tokens
+        stats.num_completion_tokens += len(batch.due)
+        stats.last_step_s = step_s
+        stats.total_step_s += step_s
+
+
+def widest_window(config: ModelConfig) -> int | None:
+    """Tokens back that some layer still attends to; None when a layer attends to all."""
+    windows = [window for window in config.sliding_window if window is not None]
+    return max(windows) if len(windows) == config.n_layers else None

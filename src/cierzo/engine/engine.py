@@ -1,0 +1,202 @@
+"""The engine as callers see it: submit from any thread, computed on one of its own.
+
+Two crossings: requests and aborts go in through the inbox, events come out through each
+request's `TokenStream`, once per step. Knows nothing of how a step is computed (`core.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from threading import Condition, Thread
+from time import monotonic
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo.config import EngineConfig
+from cierzo.engine.core import EngineCore, EngineStats, Events
+from cierzo.engine.request import GenerationRequest, TokenEvent
+from cierzo.engine.runner import Model
+from cierzo.engine.stream import TokenStream, Wakeups, wake_consumers
+from cierzo.errors import EngineStoppedError, QueueFullError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_RETRY_AFTER_S = 60
+STOPPED = "the engine was stopped before this request finished; send it again to a running one"
+
+
+class Engine:
+    """Runs one model on its own thread from construction until `close()`."""
+
+    def __init__(self, model: Model, config: EngineConfig) -> None:
+        self._core = EngineCore(model, config)
+        self._max_waiting = config.max_waiting
+        self._changed = Condition()  # guards all below
+        self._inbox: list[Callable[[], Events]] = []
+        self._streams: dict[int, TokenStream] = {}
+        self._num_submitted = 0
+        self._num_unqueued = 0  # requests still in the inbox
+        self._is_draining = False
+        self._is_stopping = False
+        self._pace = _Pace()
+        self._thread = Thread(target=self._run, name="cierzo-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queue a request; its events come out of the stream.
+
+        Raises RequestError (ContextOverflowError when it can never fit), QueueFullError,
+        EngineStoppedError.
+        """
+        self._core.check(request)
+        with self._changed:
+            if self._is_draining:
+                raise EngineStoppedError("the engine is shutting down and takes no new requests")
+            num_waiting = self._core.scheduler.num_waiting + self._num_unqueued
+            if num_waiting >= self._max_waiting:
+                raise QueueFullError(
+                    f"{num_waiting} requests are waiting, and the queue holds {self._max_waiting}; "
+                    f"try again in {self._pace.retry_after_s} s",
+                    retry_after_s=self._pace.retry_after_s,
+                )
+            arrival = self._num_submitted
+            self._num_submitted += 1
+            self._num_unqueued += 1
+            stream = TokenStream(request.params.n, lambda index: self._abort(arrival, index))
+            self._streams[arrival] = stream
+            self._post(lambda: self._core.add(arrival, request))
+        return stream
+
+    def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits [n_tokens, vocab_size] of one sequence, computed between two steps."""
+        return self._call(lambda: self._core.runner.logits(token_ids))
+
+    def hidden(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
+        return self._call(lambda: self._core.runner.hidden(token_ids))
+
+    def stats(self) -> EngineStats:
+        """The engine as of its last step, for metrics."""
+        return self._core.stats()
+
+    def is_healthy(self) -> bool:
+        """True while the engine's thread computes what it is given."""
+        return self._thread.is_alive() and not self._is_stopping
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no new requests; wait for those there are. False when some outlast `timeout_s`."""
+        deadline = monotonic() + timeout_s
+        with self._changed:
+            self._is_draining = True
+            while self._streams and (left_s := deadline - monotonic()) > 0:
+                self._changed.wait(left_s)
+            return not self._streams
+
+    def close(self) -> None:
+        """Stop after the current step; what still runs ends with an error event. Idempotent."""
+        with self._changed:
+            self._is_draining = self._is_stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._take_inbox():
+            try:
+                events = self._core.step()
+            except Exception as error:  # ours to fix, but the callers must not hang meanwhile
+                logger.exception("the engine failed; every request ends with an error")
+                events = self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
+            self._deliver(events)
+        self._deliver(self._core.fail_all(STOPPED))
+
+    def _take_inbox(self) -> bool:
+        """Wait until there is something to compute, and let in what was asked. False at the end."""
+        with self._changed:
+            while not (self._inbox or self._core.has_work or self._is_stopping):
+                self._changed.wait()
+            inbox, self._inbox = self._inbox, []
+            self._num_unqueued = 0
+        for act in inbox:
+            self._deliver(act())
+        return not self._is_stopping
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the engine's thread, where it may use the model.
+
+        Returns its result or raises its exception. Raises EngineStoppedError.
+        """
+        future: Future[T] = Future()
+
+        def run() -> Events:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+            return []
+
+        with self._changed:
+            if self._is_stopping:
+                raise EngineStoppedError("the engine is stopped and computes nothing any more")
+            self._post(run)
+        return future.result()
+
+    def _post(self, act: Callable[[], Events]) -> None:
+        with self._changed:
+            self._inbox.append(act)
+            self._changed.notify_all()
+
+    def _abort(self, arrival: int, index: int | None) -> None:
+        def abort() -> Events:
+            self._core.abort(arrival, index)
+            self._forget([arrival])
+            return []
+
+        self._post(abort)
+
+    def _deliver(self, events: Events) -> None:
+        by_request: dict[int, list[TokenEvent]] = {}
+        for arrival, event in events:
+            by_request.setdefault(arrival, []).append(event)
+        wakeups: Wakeups = {}
+        for arrival, of_request in by_request.items():
+            if (stream := self._streams.get(arrival)) is not None:
+                stream.put(of_request, wakeups)
+        wake_consumers(wakeups)
+        self._forget(by_request)
+
+    def _forget(self, arrivals: Iterable[int]) -> None:
+        """Let go of the requests among `arrivals` that are over."""
+        over = [arrival for arrival in arrivals if not self._core.is_live(arrival)]
+        if not over:
+            return
+        self._pace.count(len(over))
+        with self._changed:
+            for arrival in over:
+                self._streams.pop(arrival, None)
+            self._changed.notify_all()
+
+
+class _Pace:
+    """How fast requests leave, to tell a refused caller when a place may be free."""
+
+    def __init__(self) -> None:
+        self._last_s = monotonic()
+        self._interval_s = 1.0  # smoothed time between two requests' ends
+
+    def count(self, num_finished: int) -> None:
+        now_s = monotonic()
+        interval_s = (now_s - self._last_s) / num_finished
+        self._interval_s += 0.2 * (interval_s - self._interval_s)
+        self._last_s = now_s
+
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds until the next request is likely to have left, 1 … 60."""
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._interval_s)))

@@ -1,0 +1,89 @@
+"""How many KV blocks this machine has room for, and how long a sequence may then be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cierzo.config import BLOCK_SIZE, ModelConfig
+from cierzo.errors import ModelTooLargeError
+
+NUM_FULL_SEQUENCES = 8
+"""Sequences of full length that the KV cache is made for, where memory allows: most are far
+shorter, so this is dozens in practice."""
+
+LEAST_USEFUL_LEN = 256
+"""Without a `max_model_len` asked for, a machine that cannot hold this many tokens is too small."""
+
+GIB = 2**30
+
+_CGROUP_FILES = (  # limit, use, and the part of the use that is file cache; versions 2 and 1
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KvPlan:
+    """`max_model_len` in tokens, `num_blocks` of 16 tokens each."""
+
+    max_model_len: int
+    num_blocks: int
+
+
+def plan_kv_cache(
+    config: ModelConfig,
+    *,
+    weights_nbytes: int,
+    free_bytes: int,
+    memory_share: float,
+    max_model_len: int | None,
+) -> KvPlan:
+    """Blocks for eight sequences of `max_model_len`, within `memory_share` of the memory that the
+    weights leave free; at least for one.
+
+    With `max_model_len` None it is the model's own, or what memory holds if that is less.
+    Raises ModelTooLargeError, with the sums.
+    """
+    left_bytes = free_bytes - weights_nbytes
+    if left_bytes <= 0:
+        raise ModelTooLargeError(
+            f"the weights take {_gib(weights_nbytes)}, but {_gib(free_bytes)} of memory are free; "
+            "choose a smaller dtype (int8, int4) or a smaller model"
+        )
+    block_bytes = config.kv_bytes_per_token * BLOCK_SIZE
+    most_blocks = int(left_bytes * memory_share) // block_bytes
+    length = min(max_model_len or config.max_seq_len, config.max_seq_len)
+    if max_model_len is None and most_blocks * BLOCK_SIZE >= min(LEAST_USEFUL_LEN, length):
+        length = min(length, most_blocks * BLOCK_SIZE)
+    blocks_each = -(-length // BLOCK_SIZE)
+    if blocks_each > most_blocks:
+        raise ModelTooLargeError(
+            f"the KV cache of one sequence of {length} tokens takes {length} × "
+            f"{config.kv_bytes_per_token} bytes = {_gib(blocks_each * block_bytes)}, but it may "
+            f"have {memory_share:.0%} of {_gib(left_bytes)} (memory free beside the weights) = "
+            f"{_gib(int(left_bytes * memory_share))}; lower max_model_len to "
+            f"{most_blocks * BLOCK_SIZE} or raise memory_share"
+        )
+    return KvPlan(length, min(most_blocks, NUM_FULL_SEQUENCES * blocks_each))
+
+
+def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory this process may still take: the machine's, or its container's if that is less."""
+    free_bytes = int(psutil.virtual_memory().available)
+    for limit, used, reclaimable in _CGROUP_FILES:
+        try:
+            limit_bytes = int((cgroup / limit).read_text())  # "max" when there is no limit
+            used_bytes = int((cgroup / used).read_text())
+            lines = (cgroup / used).with_name("memory.stat").read_text().splitlines()
+            cached_bytes = int(dict(line.split() for line in lines)[reclaimable])
+        except (OSError, ValueError, KeyError):
+            continue
+        free_bytes = min(free_bytes, max(0, limit_bytes - used_bytes + cached_bytes))
+    return free_bytes
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB"

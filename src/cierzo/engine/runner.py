@@ -1,0 +1,77 @@
+"""Runs a batch: owns the model and the KV cache that its sequences' blocks lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo.config import BLOCK_SIZE, ModelConfig
+from cierzo.engine.batch import Batch
+from cierzo.kernels import Tensor
+from cierzo.models.transformer import StepArrays
+
+Int32 = NDArray[np.int32]
+Rows = NDArray[np.float32]
+
+CHUNK = 256
+"""Tokens per forward pass of a sequence that runs alone."""
+
+
+class Model(Protocol):
+    """What the engine needs of a model (`models.Transformer`).
+
+    The KV cache is the model's own; the engine only carries it, hence Any.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def new_kv_cache(self, num_blocks: int) -> Any: ...
+
+    def forward(self, step: StepArrays, kv_cache: Any, logits_rows: Int32) -> Tensor: ...
+
+    def hidden(self, step: StepArrays, kv_cache: Any, rows: Int32) -> Tensor: ...
+
+
+class ModelRunner:
+    """One model with room for `num_blocks` blocks of KV. Not thread-safe: one step at a time."""
+
+    def __init__(self, model: Model, num_blocks: int) -> None:
+        self.model = model
+        self._kv_cache = model.new_kv_cache(num_blocks)
+
+    def run(self, batch: Batch) -> Tensor:
+        """Logits [len(batch.logits_rows), vocab_size]; valid until the next step."""
+        return self.model.forward(batch.arrays, self._kv_cache, batch.logits_rows)
+
+    def logits(self, token_ids: Int32) -> Rows:
+        """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own."""
+        return np.concatenate(self._run_alone(token_ids, self.model.forward))
+
+    def hidden(self, token_ids: Int32) -> Rows:
+        """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
+        return np.concatenate(self._run_alone(token_ids, self.model.hidden))
+
+    def _run_alone(
+        self, token_ids: Int32, compute: Callable[[StepArrays, Any, Int32], Tensor]
+    ) -> list[Rows]:
+        num_blocks = -(-len(token_ids) // BLOCK_SIZE)
+        kv_cache = self.model.new_kv_cache(num_blocks)
+        table = np.arange(num_blocks, dtype=np.int32)[None]
+        chunks = []
+        for start in range(0, len(token_ids), CHUNK):
+            end = min(start + CHUNK, len(token_ids))
+            positions = np.arange(start, end, dtype=np.int32)
+            step = StepArrays(
+                token_ids=token_ids[start:end],
+                positions=positions,
+                slot_mapping=positions,  # blocks in order: a token's slot is its position
+                query_starts=np.array([0, end - start], np.int32),
+                context_lens=np.array([end], np.int32),
+                block_tables=table,
+            )
+            chunks.append(compute(step, kv_cache, positions - np.int32(start)).numpy().copy())
+        return chunks

@@ -1,0 +1,179 @@
+"""Logits to tokens: penalties, grammar masks, temperature, nucleus, and logprobs on request.
+
+A draw depends on the request's seed, the sequence's index and the token's position alone, so
+the same seed gives the same text in any batch and after any preemption. V is the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo import kernels
+from cierzo.engine.batch import Batch
+from cierzo.engine.request import TokenLogprob
+from cierzo.engine.sequence import Sequence
+from cierzo.errors import GrammarError
+from cierzo.kernels import Tensor
+
+Row = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sequence's next token. `is_last`: its grammar is complete. `error`: it could not go on."""
+
+    token_id: int = -1
+    logprob: TokenLogprob | None = None
+    is_last: bool = False
+    error: str | None = None
+
+
+class Sampler:
+    """Stateless but for the constraints, which advance with the tokens they let through."""
+
+    def sample(self, batch: Batch, logits: Tensor) -> list[Sample]:
+        """The next token of each `batch.due[r]` from row r of `logits`, which is changed.
+
+        Also fills in the prompt logprobs whose rows follow.
+        """
+        _add_prompt_logprobs(batch, logits)
+        reports = {
+            row: Report(logits, row, sequence.params.logprobs)
+            for row, sequence in enumerate(batch.due)
+            if sequence.params.logprobs is not None
+        }
+        errors = {
+            row: error
+            for row, sequence in enumerate(batch.due)
+            if sequence.edits_logits and (error := _edit(logits, row, sequence)) is not None
+        }
+        samples = []
+        for row, (sequence, token_id) in enumerate(
+            zip(batch.due, _draw(batch, logits), strict=True)
+        ):
+            error, is_last = errors.get(row), False
+            if error is None and sequence.constraint is not None:
+                error, is_last = _advance(sequence, token_id)
+            logprob = reports[row].of(token_id) if row in reports else None
+            samples.append(Sample(token_id, logprob, is_last, error))
+        return samples
+
+
+class Report:
+    """The unmodified distribution of one row, kept until its token is known."""
+
+    def __init__(self, logits: Tensor, row: int, num_top: int) -> None:
+        self._values = logits.numpy()[row].copy()
+        peak = self._values.max()
+        self._log_sum = float(peak + np.log(np.exp(self._values - peak).sum(dtype=np.float64)))
+        self._top: tuple[tuple[int, float], ...] = ()
+        if num_top > 0:
+            ids, values = kernels.top_k(logits, row, min(num_top, logits.cols))
+            self._top = tuple(
+                (token_id, value - self._log_sum)
+                for token_id, value in zip(ids.tolist(), values.tolist(), strict=True)
+            )
+
+    def of(self, token_id: int) -> TokenLogprob:
+        return TokenLogprob(token_id, float(self._values[token_id]) - self._log_sum, self._top)
+
+
+def uniform_draws(
+    seeds: NDArray[np.uint64], indices: NDArray[np.uint64], positions: NDArray[np.uint64]
+) -> NDArray[np.float64]:
+    """One number in [0, 1) for each (seed, sequence index, position): SplitMix64, chained."""
+    bits = _mix(_mix(_mix(seeds) + indices) + positions)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = state + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _draw(batch: Batch, logits: Tensor) -> list[int]:
+    """One token id per row; rows behind the due ones are drawn greedily and mean nothing."""
+    due = batch.due
+    if all(s.params.temperature == 0 for s in due):
+        return kernels.argmax(logits).tolist()[: len(due)] if due else []
+    temperature = np.zeros(logits.rows, np.float32)
+    top_k = np.zeros(logits.rows, np.int32)
+    top_p = np.ones(logits.rows, np.float32)
+    uniform = np.zeros(logits.rows, np.float64)
+    num_due = len(due)
+    temperature[:num_due] = [s.params.temperature for s in due]
+    top_k[:num_due] = [min(s.params.top_k, logits.cols) for s in due]
+    top_p[:num_due] = [s.params.top_p for s in due]
+    uniform[:num_due] = uniform_draws(
+        np.array([s.seed for s in due], np.uint64),
+        np.array([s.index for s in due], np.uint64),
+        np.array([s.num_tokens for s in due], np.uint64),
+    )
+    return kernels.sample(logits, temperature, top_k, top_p, uniform).tolist()[:num_due]
+
+
+def _edit(logits: Tensor, row: int, sequence: Sequence) -> str | None:
+    """Penalties, then `min_tokens`, then the grammar. Returns what went wrong in the grammar."""
+    values, params = logits.numpy()[row], sequence.params
+    if params.has_penalties:
+        apply_penalties(values, sequence)
+    if sequence.num_completion_tokens < params.min_tokens:
+        values[list(sequence.request.stop_token_ids)] = -np.inf
+    if sequence.constraint is None:
+        return None
+    try:
+        mask = sequence.constraint.allowed_tokens()
+        if not mask.any():
+            raise GrammarError("the grammar allows no token here; simplify the schema")
+        kernels.apply_mask(logits, row, mask)
+    except Exception as error:  # a faulty constraint ends its own request, not the step
+        return f"the grammar failed: {error}"
+    return None
+
+
+def apply_penalties(values: Row, sequence: Sequence) -> None:
+    """Repetition over prompt and completion, frequency and presence over the completion, in place.
+
+    `values` [V] are one row's logits.
+    """
+    params = sequence.params
+    if params.repetition_penalty != 1.0:
+        has_occurred = np.zeros(len(values), np.bool_)
+        has_occurred[sequence.token_ids] = True
+        ids = np.flatnonzero(has_occurred)
+        scores, penalty = values[ids], np.float32(params.repetition_penalty)
+        values[ids] = np.where(scores > 0, scores / penalty, scores * penalty)
+    if params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
+        completion = sequence.token_ids[sequence.num_prompt_tokens :]
+        ids, counts = np.unique(completion, return_counts=True)
+        values[ids] -= counts.astype(np.float32) * np.float32(params.frequency_penalty)
+        values[ids] -= np.float32(params.presence_penalty)
+
+
+def _advance(sequence: Sequence, token_id: int) -> tuple[str | None, bool]:
+    """Tell the constraint of its token. Returns (what went wrong, whether the text is complete)."""
+    constraint = sequence.constraint
+    assert constraint is not None
+    if token_id in sequence.request.stop_token_ids:
+        return None, False
+    try:
+        constraint.accept(token_id)
+        return None, constraint.is_finished()
+    except Exception as error:  # as in `_edit`
+        return f"the grammar failed: {error}", False
+
+
+def _add_prompt_logprobs(batch: Batch, logits: Tensor) -> None:
+    row = len(batch.due)
+    for sequence, count in batch.prompt_rows:
+        num_top = sequence.params.prompt_logprobs
+        assert num_top is not None
+        for _ in range(count):
+            token_id = int(sequence.token_ids[len(sequence.prompt_logprobs)])
+            sequence.prompt_logprobs.append(Report(logits, row, num_top).of(token_id))
+            row += 1

@@ -1,0 +1,257 @@
+"""Which tokens the next step computes, and what becomes of them: continuous batching.
+
+There are no phases: a sequence has tokens still to compute. One-token steps (decode) go
+first, so that running answers never wait for a long prompt; the rest of the token budget goes
+to prompts, whole or in chunks, workspace after workspace. When blocks run out the youngest
+sequence is preempted: its blocks are freed and it is computed again later, to the same result.
+Knows nothing of logits.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator
+
+from cierzo.config import BLOCK_SIZE, EngineConfig
+from cierzo.engine.batch import Batch, build_batch
+from cierzo.engine.block_pool import BlockPool
+from cierzo.engine.request import FinishReason, TokenEvent
+from cierzo.engine.sampler import Sample
+from cierzo.engine.sequence import Sequence, num_blocks_for
+from cierzo.errors import SettingError
+
+MAX_PROMPT_LOGPROB_TOKENS = 64
+"""Tokens per step of a prompt whose logprobs are asked: each needs a whole row of logits."""
+
+
+def _age(sequence: Sequence) -> tuple[int, int]:
+    return (sequence.arrival, sequence.index)
+
+
+class Scheduler:
+    """`sliding_window` is the widest of a model whose every layer has one, else None."""
+
+    def __init__(self, config: EngineConfig, sliding_window: int | None) -> None:
+        if config.token_budget < config.max_running:
+            raise SettingError(
+                f"token_budget ({config.token_budget}) must be at least max_running "
+                f"({config.max_running}), or some answers would stand still; raise the one or "
+                "lower the other"
+            )
+        self._config = config
+        self._sliding_window = sliding_window
+        self.pool = BlockPool(config.num_blocks, prefix_caching=config.prefix_caching)
+        self.running: list[Sequence] = []  # oldest first
+        self.waiting: dict[str, list[Sequence]] = {}  # next workspace first, then oldest first
+        self.num_waiting = 0
+        self.num_preempted = 0
+        self.num_cached_tokens = 0
+        self._refused: tuple[Sequence, int] | None = None  # and the blocks there were for it
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or self.num_waiting > 0
+
+    def blocks_to_hold(self, num_tokens: int) -> int:
+        """The most blocks a sequence of `num_tokens` tokens holds at once."""
+        blocks = num_blocks_for(num_tokens)
+        if self._sliding_window is None:
+            return blocks
+        # The window before a chunk, the chunk, and one block for their straddling borders.
+        return min(blocks, num_blocks_for(self._sliding_window + self._config.token_budget) + 1)
+
+    def add(self, sequence: Sequence) -> None:
+        self.num_waiting += 1
+        insort(self.waiting.setdefault(sequence.workspace, []), sequence, key=_age)
+
+    def schedule(self) -> Batch | None:
+        """Choose the next step's tokens; None when there is nothing to compute."""
+        chosen: dict[Sequence, int] = {}
+        for sequence in [s for s in self.running if s.num_uncomputed_tokens == 1]:
+            if sequence.is_running and self._grow(sequence, 1, chosen):
+                chosen[sequence] = 1
+        is_admitting = True
+        for sequence in self._prefills():
+            budget = self._config.token_budget - sum(chosen.values())
+            if budget == 0:
+                break
+            if not sequence.is_running:
+                # Who does not fit yet must not be overtaken for ever by those who would.
+                is_admitting = is_admitting and self._admit(sequence)
+                if not is_admitting:
+                    continue
+            count = min(sequence.num_uncomputed_tokens, budget)
+            if sequence.num_missing_prompt_logprobs > 0:
+                count = min(count, MAX_PROMPT_LOGPROB_TOKENS)
+            if self._grow(sequence, count, chosen):
+                chosen[sequence] = count
+                self.waiting[sequence.workspace] = self.waiting.pop(sequence.workspace)
+        assert chosen or not self.has_work, "what was submitted fits, so something can run"
+        return build_batch(list(chosen.items())) if chosen else None
+
+    def update(self, batch: Batch, samples: list[Sample]) -> list[tuple[Sequence, TokenEvent]]:
+        """Take in a step that ran: `samples[r]` is the next token of `batch.due[r]`."""
+        for sequence, count in batch.scheduled:
+            sequence.num_computed_tokens += count
+            self._publish(sequence)
+            self._free_behind_window(sequence)
+            if sequence.siblings and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
+                self._release_siblings(sequence)
+        return [
+            (sequence, self._append(sequence, sample))
+            for sequence, sample in zip(batch.due, samples, strict=True)
+        ]
+
+    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Take a sequence out, whatever its state; its blocks are free at once."""
+        if sequence.is_finished:
+            return
+        sequence.finish_reason = reason
+        if sequence.is_running:
+            sequence.is_running = False
+            self.running.remove(sequence)
+            self._release_blocks(sequence)
+        elif sequence in self.waiting.get(sequence.workspace, ()):
+            self.waiting[sequence.workspace].remove(sequence)
+            self.num_waiting -= 1
+        self._release_siblings(sequence)
+        workspace = sequence.workspace
+        if not self.waiting.get(workspace) and all(s.workspace != workspace for s in self.running):
+            self.waiting.pop(workspace, None)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to wait, without its blocks."""
+        self.running.remove(sequence)
+        sequence.is_running = False
+        self._release_blocks(sequence)
+        self.add(sequence)
+        self.num_preempted += 1
+
+    def _prefills(self) -> Iterator[Sequence]:
+        """Sequences with more than one token to compute, running before waiting, oldest first;
+        one of each workspace in turn, beginning with the workspace served longest ago."""
+        queues: dict[str, deque[Sequence]] = {workspace: deque() for workspace in self.waiting}
+        for sequence in self.running:
+            if sequence.num_uncomputed_tokens > 1:
+                queues[sequence.workspace].append(sequence)
+        room = self._config.max_running - len(self.running)
+        for workspace, waiting in self.waiting.items():
+            queues[workspace].extend(waiting[:room])
+        while queues:
+            for workspace, queue in list(queues.items()):
+                if queue:
+                    yield queue.popleft()
+                else:
+                    del queues[workspace]
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Let a waiting sequence run, from its longest cached prefix, if all of it fits now."""
+        if len(self.running) >= self._config.max_running:
+            return False
+        promised = sum(
+            max(0, self.blocks_to_hold(s.num_tokens) - s.num_live_blocks) for s in self.running
+        )
+        room = self.pool.num_free - promised
+        if self._refused is not None and self._refused[0] is sequence and self._refused[1] >= room:
+            return False  # nothing was freed since; do not walk its prefix again
+        self._hold_prefix(sequence)
+        num_reused_tokens = sequence.num_computed_tokens
+        if self.blocks_to_hold(sequence.num_tokens) - sequence.num_live_blocks + promised > (
+            self.pool.num_free
+        ):
+            self._release_blocks(sequence)
+            self._refused = (sequence, room)
+            return False
+        self._refused = None
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = num_reused_tokens
+            self.num_cached_tokens += num_reused_tokens
+        self.waiting[sequence.workspace].remove(sequence)
+        self.num_waiting -= 1
+        insort(self.running, sequence, key=_age)
+        sequence.is_running = True
+        return True
+
+    def _hold_prefix(self, sequence: Sequence) -> None:
+        limit = sequence.num_tokens - 1  # the last token's logits are wanted, so it is computed
+        if sequence.num_missing_prompt_logprobs > 0:
+            limit = len(sequence.prompt_logprobs) - 1  # and so are those of prompt tokens
+        blocks, sequence.prefix_node = self.pool.hold_prefix(
+            sequence.workspace, sequence.token_ids, limit // BLOCK_SIZE
+        )
+        sequence.add_blocks(blocks)
+        sequence.num_published_blocks = len(blocks)
+        sequence.num_computed_tokens = len(blocks) * BLOCK_SIZE
+        self._free_behind_window(sequence)
+
+    def _grow(self, sequence: Sequence, count: int, chosen: dict[Sequence, int]) -> bool:
+        """Give a sequence the blocks for `count` more tokens, preempting the youngest if need be.
+
+        False when the sequence itself was the youngest. Who is preempted leaves `chosen`.
+        """
+        missing = num_blocks_for(sequence.num_computed_tokens + count) - sequence.num_blocks
+        while missing > self.pool.num_free:
+            youngest = self.running[-1]
+            chosen.pop(youngest, None)
+            self.preempt(youngest)
+            if youngest is sequence:
+                return False
+        if missing > 0:
+            sequence.add_blocks(self.pool.allocate(missing))
+        return True
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Offer the blocks that this step filled to later requests of the same workspace."""
+        num_full = sequence.num_computed_tokens // BLOCK_SIZE
+        table = sequence.block_table
+        for i in range(sequence.num_published_blocks, num_full):
+            tokens = sequence.token_ids[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE]
+            table[i], sequence.prefix_node = self.pool.publish(
+                int(table[i]), sequence.prefix_node, tokens
+            )
+        sequence.num_published_blocks = num_full
+
+    def _free_behind_window(self, sequence: Sequence) -> None:
+        """Free the blocks that no token still to compute will attend to."""
+        if self._sliding_window is None:
+            return
+        num_unseen = sequence.num_computed_tokens - self._sliding_window + 1
+        end = num_unseen // BLOCK_SIZE
+        if end > sequence.num_freed_blocks:
+            dead = sequence.block_table[sequence.num_freed_blocks : end]
+            self.pool.release(dead[::-1].tolist())
+            dead[:] = -1
+            sequence.num_freed_blocks = end
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        # Last block first, so that the pool reuses a prefix's tail before its root.
+        live = sequence.block_table[sequence.num_freed_blocks :]
+        self.pool.release(live[::-1].tolist())
+        sequence.clear_blocks()
+
+    def _release_siblings(self, leader: Sequence) -> None:
+        """The prompt's blocks are published (or never will be): the others may start."""
+        for sibling in leader.siblings:
+            if not sibling.is_finished:
+                self.add(sibling)
+        leader.siblings = []
+
+    def _append(self, sequence: Sequence, sample: Sample) -> TokenEvent:
+        """Take one sampled token, or the error that came of sampling it."""
+        token_id = sample.token_id
+        if sample.error is not None:
+            self.finish(sequence, "error")
+            return sequence.event(error=sample.error)
+        if sequence.max_completion_tokens == 0:
+            self.finish(sequence, "length")
+            return sequence.event()
+        if token_id in sequence.request.stop_token_ids:
+            self.finish(sequence, "stop")
+            return sequence.event()
+        sequence.append(token_id)
+        if sample.is_last:
+            self.finish(sequence, "stop")
+        elif sequence.num_completion_tokens == sequence.max_completion_tokens:
+            self.finish(sequence, "model_length" if sequence.ends_by_context else "length")
+        return sequence.event(token_id, sample.logprob)

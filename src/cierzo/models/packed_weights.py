@@ -1,0 +1,140 @@
+"""Writes weights.bin: planned tensors, packed and streamed in chunks of rows.
+
+Peak memory is a few chunks, whatever the size of a tensor. Knows nothing of folders,
+manifests or file formats.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
+
+import numpy as np
+
+from cierzo.models.packed_folder import ALIGNMENT, EDGE_BYTES, PackedEntry, tensor_nbytes
+from cierzo.models.quantization import (
+    ErrorSum,
+    PackedKind,
+    RequestedDtype,
+    float_rows,
+    pack_rows,
+    packed_kind,
+)
+from cierzo.models.stored_types import Bytes, Float32
+from cierzo.models.weight_plan import PlannedTensor
+
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes written, bytes in all, tensor being written)."""
+
+CHUNK_WEIGHTS = 2**20
+"""Weights in memory at a time, as float32 and a few temporaries of that size."""
+
+
+def write_weights(
+    file: FileIO,
+    planned: Sequence[PlannedTensor],
+    dtype: RequestedDtype,
+    arrays: Mapping[str, Float32],
+    progress: Progress,
+) -> tuple[tuple[PackedEntry, ...], int]:
+    """Write all tensors; returns their entries and the file's size.
+
+    `arrays` gives float32 tensors that no file holds. Raises OSError as the disk does and
+    ModelFileError for damaged sources.
+    """
+    kinds = [None if tensor.is_float else packed_kind(tensor, dtype) for tensor in planned]
+    sizes = [_nbytes(tensor, kind) for tensor, kind in zip(planned, kinds, strict=True)]
+    total = sum(_aligned(size) for size in sizes)
+    _reserve(file, total)
+    entries: list[PackedEntry] = []
+    offset = 0
+    for tensor, kind, nbytes in zip(planned, kinds, sizes, strict=True):
+        error, crc, position = ErrorSum(), 0, offset
+        for chunk in _chunks(tensor, kind, arrays.get(tensor.name), error):
+            progress(position, total, tensor.name)
+            _write_at(file, position, chunk)
+            crc = zlib.crc32(chunk.data, crc)
+            position += chunk.nbytes
+        assert position == offset + nbytes, tensor.name
+        edges = _edge_crc32(file, offset, nbytes)
+        entries.append(_entry(tensor, kind, offset, nbytes, error.relative, crc, edges))
+        offset += _aligned(nbytes)
+    progress(total, total, "")
+    return tuple(entries), total
+
+
+def _entry(
+    tensor: PlannedTensor,
+    kind: PackedKind | None,
+    offset: int,
+    nbytes: int,
+    relative_error: float,
+    crc32: int,
+    edge_crc32: int,
+) -> PackedEntry:
+    return PackedEntry(
+        name=tensor.name,
+        dtype="float32" if kind is None else kind.dtype,
+        affine=kind is not None and kind.affine,
+        n_out=tensor.n_out,
+        n_in=tensor.n_in,
+        n_experts=max(len(tensor.experts), 1),
+        offset=offset,
+        nbytes=nbytes,
+        relative_error=relative_error,
+        crc32=crc32,
+        edge_crc32=edge_crc32,
+    )
+
+
+def _nbytes(tensor: PlannedTensor, kind: PackedKind | None) -> int:
+    dtype, affine = ("float32", False) if kind is None else (kind.dtype, kind.affine)
+    return tensor_nbytes(dtype, affine, tensor.n_out, tensor.n_in, max(len(tensor.experts), 1))
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _reserve(file: FileIO, nbytes: int) -> None:
+    """Claim the whole size now, so that a full disk shows before hours of work."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        file.truncate(nbytes)
+
+
+def _chunks(
+    tensor: PlannedTensor, kind: PackedKind | None, array: Float32 | None, error: ErrorSum
+) -> Iterator[Bytes]:
+    """The bytes of a tensor in order, chunk by chunk of whole panels."""
+    if array is not None:
+        yield np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        return
+    num_rows = max(CHUNK_WEIGHTS // tensor.n_in // 32 * 32, 32)
+    for expert in range(len(tensor.experts)):
+        for start in range(0, tensor.n_out, num_rows):
+            stop = min(start + num_rows, tensor.n_out)
+            if kind is None:
+                yield float_rows(tensor, expert, start, stop).view(np.uint8).reshape(-1)
+            else:
+                yield pack_rows(tensor, kind, expert, start, stop, error)
+
+
+def _write_at(file: FileIO, position: int, chunk: Bytes) -> None:
+    view = memoryview(chunk.data).cast("B")
+    while view:
+        written = os.pwrite(file.fileno(), view, position)
+        view, position = view[written:], position + written
+
+
+def _edge_crc32(file: FileIO, offset: int, nbytes: int) -> int:
+    size = min(nbytes, EDGE_BYTES)
+    first = os.pread(file.fileno(), size, offset)
+    last = os.pread(file.fileno(), size, offset + nbytes - size)
+    return zlib.crc32(last, zlib.crc32(first))

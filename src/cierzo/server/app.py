@@ -1,0 +1,146 @@
+"""The application as a table: routes, middleware, error handlers, lifespan.
+
+`build_app` is given models that are ready to run; it neither loads nor configures them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from cierzo.errors import CierzoError
+from cierzo.server.config import ServerConfig
+from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
+from cierzo.server.health_probe import HealthProbe
+from cierzo.server.metrics import Metrics
+from cierzo.server.middleware import MetricsMiddleware, RequestIdMiddleware
+from cierzo.server.routes import chat, health, models
+from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
+from cierzo.server.schemas.common import ErrorBody
+from cierzo.server.schemas.models import ModelCard, ModelList
+from cierzo.server.served_model import ServedModel, ServedModels
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+EXPOSED_HEADERS = (
+    "mistral-correlation-id",
+    "x-request-id",
+    "retry-after",
+    chat.IGNORED_FIELDS_HEADER,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the route table; `body` and `answer` are what OpenAPI shows."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        chat.create_chat_completion,
+        ChatCompletionRequest,
+        ChatCompletionResponse,
+    ),
+    Route("GET", "/v1/models", models.list_models, answer=ModelList),
+    Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, answer=ModelCard),
+    Route("GET", "/health", health.health),
+    Route("GET", "/metrics", health.metrics),
+)
+
+
+def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None) -> FastAPI:
+    """An ASGI app that serves `models`. Closes them when it shuts down."""
+    config = config or ServerConfig()
+    served = ServedModels(models)
+    app = FastAPI(
+        title="Cierzo",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirected POST loses its body in the SDKs
+        lifespan=_lifespan,
+        middleware=_middleware(config),
+        exception_handlers={
+            HTTPException: on_http_exception,
+            CierzoError: on_error,
+            FieldErrors: on_error,
+            ClientDisconnect: _on_disconnect,
+        },
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.models = served
+    app.state.config = config
+    app.state.metrics = Metrics(served)
+    app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
+    for route in ROUTES:
+        _add_route(app, route)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    for model in app.state.models:
+        await asyncio.to_thread(model.engine.close)
+        model.text.close()
+
+
+def _middleware(config: ServerConfig) -> list[Middleware]:
+    """Outermost first."""
+    stack = [Middleware(RequestIdMiddleware), Middleware(MetricsMiddleware)]
+    if config.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED_HEADERS,
+            )
+        )
+    return stack
+
+
+def _add_route(app: FastAPI, route: Route) -> None:
+    """FastAPI's part is OpenAPI; bodies are read by the endpoints (`request_body.py`)."""
+    extra: dict[str, Any] = {}
+    if route.body is not None:
+        content = {"application/json": {"schema": route.body.model_json_schema()}}
+        extra["requestBody"] = {"required": True, "content": content}
+    app.add_api_route(
+        route.path,
+        route.endpoint,
+        methods=[route.method],
+        responses={
+            "200": {"model": route.answer} if route.answer else {},
+            "default": {"model": ErrorBody},
+        },
+        response_class=Response,
+        response_model=None,
+        openapi_extra=extra or None,
+    )
+    if route.method == "GET":
+        app.add_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody is there to read it; the status is for the log."""
+    return Response(status_code=499)

@@ -1,0 +1,104 @@
+"""A chat request's fields → what the engine is asked and how its answer is read.
+
+Refuses what no model here can do, by field. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cierzo.engine.request import GenerationRequest, SamplingParams
+from cierzo.errors import UnsupportedRequestError
+from cierzo.server.completion import AnswerPlan
+from cierzo.server.schemas.chat import (
+    ChatCompletionRequest,
+    HostedTool,
+    OtherChunk,
+)
+from cierzo.server.served_model import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedChat:
+    """`request` goes to the engine, `plan` reads what comes back."""
+
+    request: GenerationRequest
+    plan: AnswerPlan
+
+
+def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: str) -> PreparedChat:
+    """Templates, tokenizes and compiles grammars: call it off the event loop.
+
+    Raises PromptError, RequestError.
+    """
+    _refuse_unsupported(body)
+    prompt = model.text.prompt(body)
+    params = sampling_params(body, model.default_temperature)
+    request = GenerationRequest(
+        request_id=request_id,
+        prompt_token_ids=prompt.token_ids,
+        params=params,
+        stop_token_ids=prompt.stop_token_ids,
+        constraint=prompt.constraint,
+    )
+    plan = AnswerPlan(
+        tokenizer=model.text.tokenizer,
+        prefix=body.prefix,
+        stop=params.stop,
+        make_parser=model.text.tool_call_parser if prompt.may_call_tools else None,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        wants_logprobs=bool(body.logprobs),
+        wants_top_logprobs=bool(body.top_logprobs or body.top_prompt_logprobs),
+    )
+    return PreparedChat(request, plan)
+
+
+def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> SamplingParams:
+    """The sampling fields; null is the default, OpenAI's two names count as ours."""
+    max_tokens = body.max_tokens if body.max_tokens is not None else body.max_completion_tokens
+    seed = body.random_seed if body.random_seed is not None else body.seed
+    stop = body.stop or ()
+    return SamplingParams(
+        temperature=default_temperature if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens or 0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        seed=seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        n=body.n or 1,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=(body.top_prompt_logprobs or 0) if body.prompt_logprobs else None,
+    )
+
+
+def _refuse_unsupported(body: ChatCompletionRequest) -> None:
+    if body.guardrails:
+        raise UnsupportedRequestError(
+            "guardrails are not built yet, and leaving them out in silence would be unsafe; "
+            "send the request without guardrails",
+            param="guardrails",
+        )
+    if body.logit_bias:
+        raise UnsupportedRequestError(
+            "logit_bias is not supported; response_format and tools hold an answer to a form",
+            param="logit_bias",
+        )
+    for position, tool in enumerate(body.tools or ()):
+        if isinstance(tool, HostedTool):
+            raise UnsupportedRequestError(
+                f'tools[{position}]: a tool of type "{tool.type}" runs on the hosted platform '
+                'only; declare tools of type "function" and run them yourself',
+                param="tools",
+            )
+    for position, message in enumerate(body.messages):
+        for chunk in message.content if isinstance(message.content, list) else ():
+            if isinstance(chunk, OtherChunk):
+                raise UnsupportedRequestError(
+                    f'messages[{position}]: a content chunk of type "{chunk.type}" needs a model '
+                    "that reads it, and this one reads text only; send text chunks",
+                    param="messages",
+                )

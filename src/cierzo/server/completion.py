@@ -1,0 +1,207 @@
+"""Token events → what a caller reads: text, tool calls, logprobs, finish reasons, usage.
+
+The one path for whole and streamed answers. Knows nothing of HTTP or JSON bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cierzo.engine.request import TokenEvent, TokenLogprob
+from cierzo.server.text_model import TokenStream, ToolCall, ToolCallParser
+from cierzo.tokenizer.detokenizer import Detokenizer
+from cierzo.tokenizer.stop_strings import StopMatcher
+from cierzo.tokenizer.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "model_length", "tool_calls", "error"]
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts and times of one request. Times are `time.monotonic()` seconds."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int = 0
+    num_cached_tokens: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+
+    def count(self, event: TokenEvent) -> None:
+        self.num_cached_tokens = event.num_cached_tokens
+        if event.token_id is None:
+            return
+        self.num_completion_tokens += 1
+        self.last_token_s = time.monotonic()
+        if self.first_token_s is None:
+            self.first_token_s = self.last_token_s
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": self.num_completion_tokens,
+            "total_tokens": self.num_prompt_tokens + self.num_completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """How the tokens of a request's answers are read.
+
+    `prefix` is text that every answer starts with. `make_parser` is None when no tool may
+    be called. `num_top_logprobs` and `num_top_prompt_logprobs` are None when not asked for.
+    """
+
+    tokenizer: Tokenizer
+    prefix: str = ""
+    stop: tuple[str, ...] = ()
+    make_parser: Callable[[], ToolCallParser] | None = None
+    parallel_tool_calls: bool = True
+    wants_logprobs: bool = False
+    wants_top_logprobs: bool = False
+
+
+@dataclass(slots=True)
+class ChoiceDelta:
+    """What one event adds to one choice. `finish_reason` is set on the choice's last."""
+
+    index: int
+    text: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] | None = None
+    prompt_logprobs: list[dict[str, Any]] | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (
+            self.text
+            or self.tool_calls
+            or self.logprobs
+            or self.prompt_logprobs
+            or self.finish_reason
+        )
+
+
+class ChoiceReader:
+    """Reads one sequence: detokenizes, takes tool calls out, cuts at stop strings."""
+
+    def __init__(self, index: int, plan: AnswerPlan) -> None:
+        self.index = index
+        self.is_finished = False
+        self._plan = plan
+        self._detokenizer = Detokenizer(plan.tokenizer, keep_first_space=bool(plan.prefix))
+        self._stop = StopMatcher(plan.stop) if plan.stop else None
+        self._parser = plan.make_parser() if plan.make_parser else None
+        self._num_tool_calls = 0
+        self._pending_prefix = plan.prefix
+
+    def read(self, event: TokenEvent) -> ChoiceDelta:
+        """What `event` adds. After a delta with `finish_reason` there are no more."""
+        delta = ChoiceDelta(self.index, text=self._pending_prefix)
+        self._pending_prefix = ""
+        if event.prompt_logprobs is not None:
+            delta.prompt_logprobs = [
+                self._logprob_json(logprob) for logprob in event.prompt_logprobs if logprob
+            ]
+        if event.token_id is not None:
+            if event.logprob is not None and self._plan.wants_logprobs:
+                delta.logprobs = [self._logprob_json(event.logprob)]
+            text = self._detokenizer.add(event.token_id)
+            if self._parser is not None:
+                text, calls = self._parser.add(event.token_id, text)
+                self._add_tool_calls(delta, calls)
+            self._add_text(delta, text)
+        if event.finish_reason is not None and not self.is_finished:
+            self._finish(delta, event)
+        return delta
+
+    def _add_text(self, delta: ChoiceDelta, text: str) -> None:
+        if self._stop is not None and text:
+            text, stopped = self._stop.add(text)
+            if stopped:
+                self._end(delta, "stop")
+        delta.text += text
+
+    def _add_tool_calls(self, delta: ChoiceDelta, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            if self._num_tool_calls and not self._plan.parallel_tool_calls:
+                break
+            delta.tool_calls.append(
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                    "index": self._num_tool_calls,
+                }
+            )
+            self._num_tool_calls += 1
+        if self._num_tool_calls and not self._plan.parallel_tool_calls:
+            self._end(delta, "tool_calls")
+
+    def _finish(self, delta: ChoiceDelta, event: TokenEvent) -> None:
+        assert event.finish_reason is not None
+        text = self._detokenizer.flush()
+        if self._parser is not None:
+            held, calls = self._parser.flush()
+            text = held + text
+            self._add_tool_calls(delta, calls)
+        self._add_text(delta, text)
+        if self.is_finished:  # a stop string ended in what was still held back
+            return
+        if self._stop is not None:
+            delta.text += self._stop.flush()
+        delta.error = event.error
+        reason: FinishReason = event.finish_reason
+        self._end(delta, "tool_calls" if reason == "stop" and self._num_tool_calls else reason)
+
+    def _end(self, delta: ChoiceDelta, reason: FinishReason) -> None:
+        self.is_finished = True
+        delta.finish_reason = reason
+
+    def _logprob_json(self, logprob: TokenLogprob) -> dict[str, Any]:
+        entry = self._token_json(logprob.token_id, logprob.logprob)
+        if self._plan.wants_top_logprobs:
+            entry["top_logprobs"] = [self._token_json(*alternative) for alternative in logprob.top]
+        return entry
+
+    def _token_json(self, token_id: int, logprob: float) -> dict[str, Any]:
+        data = self._plan.tokenizer.token_bytes(token_id)
+        return {
+            "token": data.decode("utf-8", errors="replace"),
+            "logprob": logprob,
+            "bytes": list(data),
+            "token_id": token_id,
+        }
+
+
+async def read_answers(
+    stream: TokenStream, plan: AnswerPlan, n: int, usage: Usage
+) -> AsyncGenerator[ChoiceDelta, None]:
+    """The deltas of all `n` choices as they come; `usage` counts along.
+
+    Closes `stream` when every choice has ended, or when the caller stops reading.
+    """
+    choices = [ChoiceReader(index, plan) for index in range(n)]
+    num_running = n
+    try:
+        async for event in stream:
+            choice = choices[event.index]
+            if choice.is_finished:
+                continue  # tokens computed after a stop string was found
+            usage.count(event)
+            delta = choice.read(event)
+            if not delta.is_empty:
+                yield delta
+            if choice.is_finished:
+                stream.close(choice.index)  # a stop string ends it for us, not yet for the engine
+                num_running -= 1
+                if num_running == 0:
+                    return
+    finally:
+        stream.close()

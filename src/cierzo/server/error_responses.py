@@ -1,0 +1,168 @@
+"""Every error as an answer: one table from type to status, one JSON shape.
+
+The keys are the live service's (`object`, `message`, `type`, `param`, `code`); a 422
+carries its list of faults twice, as the live service has it and as a top-level
+`detail`, which is where the SDKs look. Knows nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cierzo import errors
+from cierzo.server.schemas.common import Location
+
+INVALID_REQUEST = "invalid_request_error"
+
+# First match wins, so subclasses stand before their bases: (class, status, type, code).
+ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
+    (errors.ModelNotFoundError, 400, "invalid_model", "1500"),
+    (errors.MessageOrderError, 400, "invalid_request_message_order", "3230"),
+    (errors.ToolCallError, 400, "invalid_function_call", "3280"),
+    (errors.ContextOverflowError, 400, "invalid_request_prompt", "3051"),
+    (errors.PromptError, 400, INVALID_REQUEST, None),
+    (errors.RequestError, 400, INVALID_REQUEST, None),
+    (errors.QueueFullError, 429, "rate_limited", "1300"),
+    (errors.EngineStoppedError, 503, "service_unavailable", None),
+)
+
+HTTP_TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+STOPPED_RETRY_AFTER_S = 10
+"""What a client is told to wait when the server is going down: about one restart."""
+
+
+class FieldErrors(Exception):
+    """A body that breaks its schema. `faults` are items of `detail`: type, loc, msg, input."""
+
+    def __init__(self, faults: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(faults)} invalid fields")
+        self.faults = faults
+
+    @classmethod
+    def from_pydantic(cls, error: ValidationError) -> FieldErrors:
+        faults = error.errors(include_url=False, include_context=False)
+        return cls([{**fault, "loc": ["body", *fault["loc"]]} for fault in faults])
+
+    @classmethod
+    def from_extra_fields(cls, extras: list[tuple[Location, Any]]) -> FieldErrors:
+        return cls(
+            [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", *location],
+                    "msg": "Extra inputs are not permitted",
+                    "input": value,
+                }
+                for location, value in extras
+            ]
+        )
+
+
+def json_response(
+    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        orjson.dumps(body, default=str),
+        status_code=status,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def error_response(
+    status: int,
+    message: str,
+    *,
+    type: str = INVALID_REQUEST,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The one shape of an error answer."""
+    body = {
+        "object": "error",
+        "message": message,
+        "type": type,
+        "param": param,
+        "code": code,
+        "raw_status_code": status,
+    }
+    return json_response(body, status, headers)
+
+
+def field_errors_response(error: FieldErrors) -> Response:
+    body = {
+        "object": "error",
+        "message": {"detail": error.faults},
+        "type": INVALID_REQUEST,
+        "param": None,
+        "code": None,
+        "raw_status_code": 422,
+        "detail": error.faults,
+    }
+    return json_response(body, 422)
+
+
+def response_for(error: Exception) -> Response:
+    """The answer for `error`; anything not in the table is ours to blame: 500."""
+    if isinstance(error, FieldErrors):
+        return field_errors_response(error)
+    for kind, status, type_name, code in ERRORS:
+        if isinstance(error, kind):
+            return error_response(
+                status,
+                str(error),
+                type=type_name,
+                param=getattr(error, "param", None),
+                code=code,
+                headers=_retry_headers(error),
+            )
+    if isinstance(error, errors.EngineError):
+        return error_response(500, str(error), type="internal_error")
+    return error_response(
+        500,
+        "the server failed on this request; the log names the cause under the request id that "
+        "this answer carries in its x-request-id header",
+        type="internal_error",
+    )
+
+
+def _retry_headers(error: Exception) -> dict[str, str] | None:
+    if isinstance(error, errors.QueueFullError):
+        return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, errors.EngineStoppedError):
+        return {"retry-after": str(STOPPED_RETRY_AFTER_S)}
+    return None
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Routing's own errors (no such path, no such method) in our shape."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    message = error.detail
+    if error.status_code == 404 and message == "Not Found":
+        message = f"no route {request.method} {request.url.path}; /openapi.json lists those we have"
+    if error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}; it takes " + headers.get(
+            "Allow", "other methods"
+        )
+    return error_response(
+        error.status_code,
+        message,
+        type=HTTP_TYPES.get(error.status_code, INVALID_REQUEST),
+        headers=headers,
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Our own errors, raised anywhere below a route."""
+    return response_for(error)

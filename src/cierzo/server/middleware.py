@@ -1,0 +1,87 @@
+"""Around every request: an id in the headers that the clients read, and a count of the answer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cierzo.server.error_responses import response_for
+from cierzo.server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+def new_request_id() -> str:
+    """A UUIDv7: unix milliseconds first, so that ids sort by time."""
+    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    return str(uuid.UUID(int=value))
+
+
+class RequestIdMiddleware:
+    """Puts `request_id` into the request's state and both headers onto its answer.
+
+    Answers for what nobody below caught, so that a failure, too, can be found by its id.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = new_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                headers = MutableHeaders(scope=message)
+                headers["mistral-correlation-id"] = request_id
+                headers["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            logger.exception("request %s failed", request_id)
+            if (
+                not has_started
+            ):  # else the connection is closed, which no client mistakes for an end
+                await response_for(error)(scope, receive, send_with_id)
+
+
+class MetricsMiddleware:
+    """Counts answers by method, route and status. Paths that match no route share one label."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status = 499  # what is left when nobody waited for the answer
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        finally:
+            metrics: Metrics = scope["app"].state.metrics
+            route = getattr(scope.get("route"), "path", "none")
+            metrics.http_requests.labels(scope["method"], route, status).inc()

@@ -1,0 +1,1 @@
+"""One module per resource: endpoints that take a request and return a response."""

@@ -1,0 +1,142 @@
+"""`POST /v1/chat/completions`: owns a request's life from its body to its last byte."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cierzo.errors import EngineError
+from cierzo.server import sse
+from cierzo.server.chat_request import PreparedChat, prepare_chat
+from cierzo.server.completion import ChoiceDelta, Usage, read_answers
+from cierzo.server.error_responses import FieldErrors, json_response
+from cierzo.server.metrics import Metrics
+from cierzo.server.request_body import read_body
+from cierzo.server.schemas.chat import ChatCompletionRequest
+from cierzo.server.served_model import ServedModel
+
+IGNORED_FIELDS_HEADER = "x-cierzo-ignored-fields"
+
+
+async def create_chat_completion(request: Request) -> Response:
+    state = request.app.state
+    body = await read_body(request, ChatCompletionRequest, state.config.max_body_bytes)
+    headers = _check_extra_fields(body, strict=state.config.strict_fields)
+    model: ServedModel = state.models.get(body.model)
+    chat = await asyncio.to_thread(prepare_chat, body, model, request.state.request_id)
+    answer = _Answer(model, body.model, chat, state.metrics)
+    if body.stream:
+        return sse.SseResponse(
+            answer.events(), ping_interval_s=state.config.ping_interval_s, headers=headers
+        )
+    content = await sse.run_until_disconnect(answer.whole(), request.receive)
+    return json_response(content, headers=headers)
+
+
+class _Answer:
+    """One answer on its way out, whole or as events; both read the same deltas."""
+
+    def __init__(self, model: ServedModel, name: str, chat: PreparedChat, metrics: Metrics) -> None:
+        self._model = model
+        self._chat = chat
+        self._metrics = metrics
+        self._usage = Usage(len(chat.request.prompt_token_ids))
+        self._head: dict[str, Any] = {
+            "id": chat.request.request_id.replace("-", ""),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
+        }
+
+    async def _deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
+        """The engine's answer; what it cost is recorded however it ends."""
+        n = self._chat.request.params.n
+        reasons = ["aborted"] * n
+        stream = self._model.engine.submit(self._chat.request)
+        try:
+            async for delta in read_answers(stream, self._chat.plan, n, self._usage):
+                if delta.finish_reason is not None:
+                    reasons[delta.index] = delta.finish_reason
+                yield delta
+        finally:
+            stream.close()
+            self._metrics.record(self._model.id, self._usage, reasons)
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one piece. Raises EngineError when a choice ends in an error."""
+        choices = [_new_choice(index) for index in range(self._chat.request.params.n)]
+        async for delta in self._deltas():
+            if delta.finish_reason == "error":
+                raise EngineError(delta.error or "the engine stopped this request")
+            _add_delta(choices[delta.index], delta)
+        return {**self._head, "choices": choices, "usage": self._usage.as_json()}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Role first, then deltas; the last chunk carries finish_reason and usage; [DONE]."""
+        head = {**self._head, "object": "chat.completion.chunk"}
+        num_running = self._chat.request.params.n
+        has_begun = False
+        async for delta in self._deltas():
+            if not has_begun:
+                if delta.finish_reason == "error":  # nothing sent yet: a real HTTP error
+                    raise EngineError(delta.error or "the engine stopped this request")
+                has_begun = True
+                for index in range(num_running):
+                    yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
+            if delta.finish_reason is not None:
+                num_running -= 1
+            usage = self._usage.as_json() if num_running == 0 else None
+            yield sse.event({**head, "choices": [_delta_choice(delta)], "usage": usage})
+        yield sse.DONE
+
+
+def _check_extra_fields(body: ChatCompletionRequest, *, strict: bool) -> dict[str, str]:
+    """Headers that name the ignored fields. Raises FieldErrors in strict mode."""
+    extras = list(body.extra_fields(strict=strict))
+    if strict and extras:
+        raise FieldErrors.from_extra_fields(extras)
+    if not extras:
+        return {}
+    names = ", ".join(".".join(map(str, location)) for location, _ in extras)
+    return {IGNORED_FIELDS_HEADER: names.encode("ascii", "backslashreplace").decode()[:1024]}
+
+
+def _new_choice(index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": "", "tool_calls": None, "prefix": False},
+        "finish_reason": None,
+    }
+
+
+def _add_delta(choice: dict[str, Any], delta: ChoiceDelta) -> None:
+    message = choice["message"]
+    message["content"] += delta.text
+    if delta.tool_calls:
+        message["tool_calls"] = [*(message["tool_calls"] or ()), *delta.tool_calls]
+    for name in ("logprobs", "prompt_logprobs"):
+        entries = getattr(delta, name)
+        if entries is not None:
+            choice.setdefault(name, {"content": []})["content"].extend(entries)
+    choice["finish_reason"] = delta.finish_reason
+
+
+def _role_choice(index: int) -> dict[str, Any]:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+
+
+def _delta_choice(delta: ChoiceDelta) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": delta.text}
+    if delta.tool_calls:
+        content["tool_calls"] = delta.tool_calls
+    choice = {"index": delta.index, "delta": content, "finish_reason": delta.finish_reason}
+    for name in ("logprobs", "prompt_logprobs"):
+        entries = getattr(delta, name)
+        if entries is not None:
+            choice[name] = {"content": entries}
+    return choice

@@ -1,0 +1,44 @@
+"""What every schema shares: nullable fields, extra fields that are noticed, error bodies.
+
+Extra fields are kept aside, not forbidden, so that one set of schemas serves both
+modes: `lenient` names them in a response header, `strict` answers 422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Location = tuple[str | int, ...]
+
+
+class WireModel(BaseModel):
+    """Base of every request object."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+def extra_fields(value: object, location: Location = ()) -> Iterator[tuple[Location, Any]]:
+    """Every field below `value` that its schema does not know, as (location, value)."""
+    if isinstance(value, WireModel):
+        for name, extra in (value.model_extra or {}).items():
+            yield (*location, name), extra
+        for name in value.model_fields_set & type(value).model_fields.keys():
+            yield from extra_fields(getattr(value, name), (*location, name))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from extra_fields(item, (*location, position))
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error answer, in the keys of the live service."""
+
+    object: Literal["error"] = "error"
+    message: str | dict[str, Any]
+    type: str
+    param: str | None = None
+    code: str | None = None
+    raw_status_code: int
+    detail: list[dict[str, Any]] | None = None

@@ -1,0 +1,125 @@
+"""Every setting of Cierzo, in one table: flag > environment (`CIERZO_*`) > default.
+
+Resolved once, at the door (a command, `LLM(...)`); below it nobody reads the
+environment. `docs/settings.md` and the flags' help are made from this table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cierzo.errors import SettingError
+
+PREFIX = "CIERZO_"
+
+
+class Settings(BaseSettings):
+    """The table. A field's description is its flag's help and its line in the docs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(
+        Path("~/.cache/cierzo"), description="Folder of pulled models and packed copies."
+    )
+    isa: Literal["portable", "avx2", "avx512", "amx"] | None = Field(
+        None, description="Instruction set of the kernels; unset: the best this processor has."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Kernel threads; unset: the physical cores this process may use."
+    )
+    dtype: Literal["auto", "bf16", "int8", "int4"] = Field(
+        "auto", description="Weights in memory; auto: as the file stores them."
+    )
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the server; 0: any free one.")
+    allow_remote: bool = Field(
+        False,
+        description="Accept a --host that other machines can reach (there are no API keys yet).",
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse request fields that Mistral's API does not have, instead of ignoring"
+        " them.",
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=1,
+        description="Longest prompt plus answer, in tokens; unset: what the model was made for.",
+    )
+    memory_share: float = Field(
+        0.5, gt=0, le=0.95, description="Share of the free memory that the KV cache may take."
+    )
+    token_budget: int = Field(
+        512, ge=16, description="Most tokens computed in one step of the engine."
+    )
+    max_running: int = Field(64, ge=1, description="Most sequences computed at the same time.")
+    max_waiting: int = Field(
+        512,
+        ge=0,
+        description="Most requests waiting; past it the server answers 429 with Retry-After.",
+    )
+    prefix_caching: bool = Field(
+        True, description="Reuse the KV cache of prompts that begin alike."
+    )
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force; `flags` are those given on the command line (None values: not given).
+
+    Raises SettingError for a value out of bounds and for a CIERZO_* variable that does not exist.
+    """
+    _refuse_unknown_variables()
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise SettingError(_explain(error, given)) from error
+    return settings.model_copy(update={"home": settings.home.expanduser()})
+
+
+def help_of(name: str) -> str:
+    """The description of a setting, for its flag's help."""
+    return Settings.model_fields[name].description or ""
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def settings_table() -> str:
+    """The table as Markdown, for `docs/settings.md`."""
+    lines = ["| variable | flag | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else str(field.default).lower()
+        flag = "--" + name.replace("_", "-")
+        lines.append(f"| `{variable_of(name)}` | `{flag}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _refuse_unknown_variables() -> None:
+    known = [variable_of(name) for name in Settings.model_fields]
+    for variable in os.environ:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in known:
+            near = get_close_matches(variable.upper(), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise SettingError(
+                f"the environment variable {variable} is not a setting of Cierzo: {hint}"
+            )
+
+
+def _explain(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """One line per bad value: where it came from, what it was, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0])
+        where = "--" + name.replace("_", "-") if name in given else variable_of(name)
+        lines.append(f"{where} is {problem['input']!r}: {problem['msg']} ({help_of(name)})")
+    return "; ".join(lines)

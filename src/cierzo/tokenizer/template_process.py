@@ -1,0 +1,119 @@
+"""The parent's end of the template worker: starts it, asks it, kills it when it is late.
+
+Knows processes and limits; what a template means is `template_prompt.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+from cierzo.errors import TemplateError
+
+MAX_RENDER_S = 5.0
+MAX_WORKER_BYTES = 1 << 30
+"""Address space, not resident memory: an idle worker maps a few tens of MB."""
+
+MIN_OUTPUT_CHARS = 1 << 20
+_WORKER = Path(__file__).with_name("template_worker.py")
+
+
+class TemplateProcess:
+    """Renders templates one at a time in a child that has no environment and little memory.
+
+    Thread-safe. The child starts with the first render and ends with this object.
+    """
+
+    def __init__(self, *, max_render_s: float = MAX_RENDER_S) -> None:
+        self._max_render_s = max_render_s
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def render(self, template: str, variables: dict[str, Any]) -> str:
+        """The text of `template`. Raises TemplateError: a fault in it, too slow, too large."""
+        payload = json.dumps({"template": template, "variables": variables})
+        request = {"max_chars": MIN_OUTPUT_CHARS + 4 * len(payload)}
+        line = f"{payload[:-1]}, {json.dumps(request)[1:]}\n".encode()
+        with self._lock:
+            answer = json.loads(self._ask(line))
+        if "error" in answer:
+            raise TemplateError(
+                f"The model's chat template failed: {answer['error']}. "
+                "Send messages it accepts, or use a model with a sound template."
+            )
+        text: str = answer["text"]
+        return text
+
+    def close(self) -> None:
+        """Ends the child; a later render starts another."""
+        with self._lock:
+            self._kill()
+
+    def _ask(self, line: bytes) -> bytes:
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            return _read_line(process.stdout.fileno(), time.monotonic() + self._max_render_s)
+        except TimeoutError:
+            self._kill()
+            raise TemplateError(
+                f"The model's chat template ran longer than {self._max_render_s:g} s and was "
+                "stopped. Use a model with a sound template."
+            ) from None
+        except (BrokenPipeError, EOFError):
+            self._kill()
+            raise TemplateError(
+                "The model's chat template brought its process down (most likely by using too "
+                "much memory). Use a model with a sound template."
+            ) from None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(_WORKER), str(MAX_WORKER_BYTES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+            )
+            weakref.finalize(self, _end, self._process)
+        return self._process
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _read_line(descriptor: int, deadline_s: float) -> bytes:
+    """One line from a pipe. Raises TimeoutError at the deadline, EOFError at the end."""
+    received = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while not received.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline_s - time.monotonic())):
+                raise TimeoutError
+            data = os.read(descriptor, 1 << 16)
+            if not data:
+                raise EOFError
+            received += data
+    return bytes(received)

@@ -1,0 +1,134 @@
+"""What a tokenizer is to the rest of Cierzo, and which file of a model's folder makes one.
+
+Knows text and token ids. Knows nothing of messages, templates, models or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cierzo.errors import ModelFileError
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back, whatever file the vocabulary came from.
+
+    `encode` takes text that somebody else wrote: it never yields a control token, whatever
+    the text spells. Control tokens enter a prompt only as ids, through `encode_pieces`.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 … vocab_size − 1; a model's logits may be wider (padding)."""
+
+    @property
+    def version(self) -> str:
+        """A short name for people: "tekken v7", "spm v3", "gguf gpt2/smollm"."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a sequence, if the vocabulary has one."""
+
+    @property
+    def adds_bos(self) -> bool:
+        """True when plain text (no chat template) should start with `bos_id`."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: end of sequence, end of turn."""
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Every control token's own spelling, and its id."""
+
+    @property
+    def adds_space_prefix(self) -> bool:
+        """True for SentencePiece vocabularies, where text begins with one made-up space."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that came with the vocabulary."""
+
+    @property
+    def template_variables(self) -> Mapping[str, str]:
+        """What templates call bos_token, eos_token, unk_token and pad_token."""
+
+    def encode(self, text: str, *, add_bos: bool = False) -> list[int]:
+        """Ids of `text`, which is never parsed for control tokens."""
+
+    def encode_pieces(self, pieces: Sequence[int | str]) -> list[int]:
+        """Ids of a prompt made of control ids and the texts between them.
+
+        Adjacent texts are one text. Where the vocabulary puts a space before text, a piece
+        that already begins with a space gets no second one.
+        """
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids`: control tokens vanish, broken UTF-8 becomes U+FFFD."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that this token adds inside a text (space prefix included); controls: b""."""
+
+    def is_control(self, token_id: int) -> bool:
+        """True for tokens that steer the model and are no text."""
+
+
+END_OF_TURN_TOKENS = frozenset(
+    ("</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+    + ("<|end|>", "<end_of_turn>", "<|return|>", "<|call|>", "<EOT>", "<|EOT|>")
+)
+"""Control tokens that end an answer in the families people run; a file names only one."""
+
+GGUF_VOCAB_FILE = "gguf_vocab.json"
+TEKKEN_FILE = "tekken.json"
+HF_FILE = "tokenizer.json"
+SPM_PATTERN = "tokenizer.model.v*"
+BARE_SPM_FILE = "tokenizer.model"
+TOKENIZER_FILES = (
+    TEKKEN_FILE,
+    SPM_PATTERN,
+    GGUF_VOCAB_FILE,
+    HF_FILE,
+    BARE_SPM_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Names (and one pattern) of the files that a packed folder keeps for its tokenizer."""
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a packed folder or checkpoint folder; the vendor's own file wins.
+
+    Raises ModelFileError when there is none or it is damaged, UnsupportedModelError when it is
+    of a kind that Cierzo cannot read.
+    """
+    spm_files = sorted(folder.glob(SPM_PATTERN))
+    # Imported as needed: each library takes its time to load, and a model needs one.
+    if (folder / TEKKEN_FILE).is_file() or spm_files:
+        from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
+
+        tekken = folder / TEKKEN_FILE
+        return MistralFileTokenizer(tekken if tekken.is_file() else spm_files[-1])
+    if (folder / GGUF_VOCAB_FILE).is_file():
+        from cierzo.tokenizer.gguf_tokenizer import load_gguf_tokenizer
+
+        return load_gguf_tokenizer(folder / GGUF_VOCAB_FILE)
+    if (folder / HF_FILE).is_file():
+        from cierzo.tokenizer.hf_tokenizer import HfTokenizer
+
+        return HfTokenizer(folder)
+    if (folder / BARE_SPM_FILE).is_file():
+        from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
+
+        # The name from before versions; the vendor's library reads it as v1.
+        return MistralFileTokenizer(folder / BARE_SPM_FILE)
+    raise ModelFileError(
+        f"No tokenizer in {folder}: looked for {TEKKEN_FILE}, {SPM_PATTERN}, {GGUF_VOCAB_FILE}, "
+        f"{HF_FILE} and {BARE_SPM_FILE}. Fetch the model again, or copy its tokenizer file "
+        "into the folder."
+    )

@@ -1,0 +1,35 @@
+"""What `cierzo serve` decides before it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cierzo.cli import run
+from cierzo.cli.serve import check_reach, id_of
+from cierzo.errors import SettingError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "::1", "localhost"])
+def test_loopback_needs_no_consent(host: str) -> None:
+    check_reach(host, allow_remote=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "myhost"])
+def test_other_addresses_need_consent(host: str) -> None:
+    check_reach(host, allow_remote=True)
+    with pytest.raises(SettingError, match="--allow-remote"):
+        check_reach(host, allow_remote=False)
+
+
+def test_the_refusal_comes_before_any_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "no-such-model", "--host", "0.0.0.0"]) == 1
+    assert "no API keys yet" in capsys.readouterr().err
+
+
+def test_a_model_is_called_by_its_name_or_file(tmp_path: Path) -> None:
+    (tmp_path / "tiny.Q4_0.gguf").touch()
+    assert id_of("mixtral-8x7b-instruct") == "mixtral-8x7b-instruct"
+    assert id_of(str(tmp_path / "tiny.Q4_0.gguf")) == "tiny.Q4_0"
+    assert id_of(str(tmp_path)) == tmp_path.name

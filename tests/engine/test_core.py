@@ -1,0 +1,128 @@
+"""What must not change a text: chunking, company, the prefix cache, preemption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cierzo.engine.request import SamplingParams
+from tests.engine.fake_model import FakeModel
+from tests.engine.helpers import (
+    GREEDY,
+    alone,
+    finish_all,
+    make_core,
+    make_request,
+    prompt_of,
+    run_all,
+    run_one,
+)
+
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.9, max_tokens=40, seed=7)
+
+
+def test_chunked_prefill_equals_whole() -> None:
+    request = make_request(prompt_of(150))
+    whole = alone(request, token_budget=256)
+    assert len(whole) == 20
+    for token_budget in (16, 17, 33):
+        assert alone(request, token_budget=token_budget) == whole
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED])
+def test_batched_equals_alone(params: SamplingParams) -> None:
+    requests = [make_request(prompt_of(5 + 9 * i, seed=i), params) for i in range(12)]
+    model = FakeModel()
+    together = run_all(make_core(model, num_blocks=256), requests)
+    assert max(model.batch_sizes) == 12
+    assert [result.token_ids for result in together] == [alone(request) for request in requests]
+
+
+def test_cached_prefix_equals_cold() -> None:
+    core, request = make_core(), make_request(prompt_of(100))
+    cold, warm = run_one(core, request), run_one(core, request)
+    assert (cold.events[0].num_cached_tokens, warm.events[0].num_cached_tokens) == (0, 96)
+    assert warm.token_ids == cold.token_ids
+    branch = make_request(prompt_of(100)[:50] + prompt_of(50, seed=1))
+    result = run_one(core, branch)
+    assert result.events[-1].num_cached_tokens == 48
+    assert result.token_ids == alone(branch)
+
+
+def test_a_whole_prompt_of_full_blocks_still_computes_its_last_token() -> None:
+    core, request = make_core(), make_request(prompt_of(64))
+    cold, warm = run_one(core, request), run_one(core, request)
+    assert warm.events[0].num_cached_tokens == 48
+    assert warm.token_ids == cold.token_ids
+
+
+def test_the_completion_is_reused_as_the_next_turns_prompt() -> None:
+    core, request = make_core(), make_request(prompt_of(30))
+    completion = run_one(core, request).token_ids
+    again = run_one(core, make_request((*prompt_of(30), *completion, 5)))
+    assert again.events[0].num_cached_tokens == 48  # 30 + 19 computed tokens: three full blocks
+
+
+def test_preempted_equals_undisturbed() -> None:
+    requests = [
+        make_request(prompt_of(40, seed=i), replace(SAMPLED, max_tokens=60)) for i in range(6)
+    ]
+    core = make_core(num_blocks=18, max_model_len=128)
+    results = run_all(core, requests)
+    assert core.stats().num_preempted > 0
+    assert [result.token_ids for result in results] == [alone(request) for request in requests]
+    assert core.stats().num_free_blocks == 18
+
+
+def test_workspaces_never_share_blocks() -> None:
+    core = make_core()
+    prompt = prompt_of(100)
+    results = [
+        run_one(core, make_request(prompt, workspace=workspace)).events[0].num_cached_tokens
+        for workspace in ("a", "b", "a", "b")
+    ]
+    assert results == [0, 0, 96, 96]
+
+
+def test_no_prefix_caching_reuses_nothing() -> None:
+    core = make_core(prefix_caching=False)
+    for _ in range(2):
+        assert run_one(core, make_request(prompt_of(100))).events[0].num_cached_tokens == 0
+
+
+def test_n_computes_the_prompt_once_and_samples_apart() -> None:
+    model = FakeModel()
+    core = make_core(model, num_blocks=128)
+    core.add(0, make_request(prompt_of(96), replace(SAMPLED, n=4)))
+    results = finish_all(core)
+    texts = [tuple(results[0, index].token_ids) for index in range(4)]
+    assert len(set(texts)) == 4
+    # The prompt once, its last block again for each other sequence, 39 fed-back tokens each.
+    assert model.num_computed_tokens == 96 + 3 * 16 + 4 * 39
+    assert {event.num_cached_tokens for r in results.values() for event in r.events} == {0}
+    assert list(texts[0]) == alone(make_request(prompt_of(96), SAMPLED))
+
+
+def test_sliding_window_frees_what_falls_out_and_changes_nothing() -> None:
+    request = make_request(prompt_of(100), replace(GREEDY, max_tokens=100))
+    core = make_core(FakeModel(sliding_window=40), num_blocks=9, token_budget=64)
+    core.add(0, request)
+    most_used, tokens = 0, []
+    while core.has_work:
+        tokens += [event.token_id for _, event in core.step()]
+        most_used = max(most_used, 9 - core.stats().num_free_blocks)
+    assert most_used <= 7
+    roomy = make_core(FakeModel(sliding_window=40), token_budget=256)
+    assert tokens == run_one(roomy, request).token_ids
+    assert core.stats().num_free_blocks == 9
+
+
+def test_a_window_in_some_layers_only_frees_nothing() -> None:
+    from cierzo.engine.core import widest_window
+    from tests.engine.fake_model import fake_config
+
+    config = fake_config(sliding_window=8, n_layers=2)
+    assert widest_window(config) == 8
+    assert widest_window(replace(config, sliding_window=(8, None))) is None
+    assert widest_window(replace(config, sliding_window=(8, 32))) == 32

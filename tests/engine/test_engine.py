@@ -1,0 +1,268 @@
+"""The engine with its thread: streams, limits, faults, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cierzo.config import EngineConfig
+from cierzo.engine import Engine, SamplingParams, TokenEvent
+from cierzo.errors import (
+    ContextOverflowError,
+    EngineStoppedError,
+    QueueFullError,
+    RequestError,
+)
+from cierzo.kernels import Tensor
+from cierzo.models.transformer import StepArrays
+from tests.engine.fake_model import FakeModel, hash_logits
+from tests.engine.helpers import GREEDY, alone, make_request, prompt_of
+
+
+class GatedModel(FakeModel):
+    """Its steps wait for `gate`; `entered` is set when one has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.entered = Event(), Event()
+        self.gate.set()
+
+    def forward(self, step: StepArrays, kv_cache: Any, logits_rows: NDArray[np.int32]) -> Tensor:
+        self.entered.set()
+        assert self.gate.wait(10)
+        return super().forward(step, kv_cache, logits_rows)
+
+
+@contextmanager
+def running(model: FakeModel | None = None, **config: Any) -> Iterator[Engine]:
+    fields: dict[str, Any] = {"max_model_len": 256, "token_budget": 64, "max_running": 16}
+    engine = Engine(model or FakeModel(), EngineConfig(**(fields | {"num_blocks": 64} | config)))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def tokens_of(events: list[TokenEvent]) -> list[int]:
+    return [event.token_id for event in events if event.token_id is not None]
+
+
+ENDLESS = SamplingParams(temperature=0.0)
+
+
+def test_a_thread_reads_a_stream() -> None:
+    request = make_request(prompt_of(30))
+    with running() as engine:
+        events = list(engine.submit(request))
+    assert tokens_of(events) == alone(request)
+    assert events[-1].finish_reason == "length"
+
+
+def test_coroutines_read_streams_side_by_side() -> None:
+    requests = [make_request(prompt_of(10 + i, seed=i)) for i in range(8)]
+
+    async def read(engine: Engine, index: int) -> list[int]:
+        return tokens_of([event async for event in engine.submit(requests[index])])
+
+    async def main() -> list[list[int]]:
+        with running() as engine:
+            return await asyncio.gather(*(read(engine, i) for i in range(8)))
+
+    assert asyncio.run(main()) == [alone(request) for request in requests]
+
+
+def test_a_step_wakes_an_event_loop_once() -> None:
+    model = GatedModel()
+
+    async def main() -> tuple[int, int]:
+        with running(model) as engine:
+            loop = asyncio.get_running_loop()
+            wake, num_calls = loop.call_soon_threadsafe, 0
+
+            def counting(*args: Any, **kwargs: Any) -> Any:
+                nonlocal num_calls
+                num_calls += 1
+                return wake(*args, **kwargs)
+
+            async def read(seed: int) -> None:
+                async for _ in engine.submit(make_request(prompt_of(8, seed=seed))):
+                    pass
+
+            loop.call_soon_threadsafe = counting  # type: ignore[method-assign, assignment]
+            await asyncio.gather(*(read(seed) for seed in range(8)))
+            return num_calls, engine.stats().num_steps
+
+    num_calls, num_steps = asyncio.run(main())
+    assert 1 <= num_calls <= num_steps
+
+
+def test_closing_a_stream_frees_its_blocks_within_a_step() -> None:
+    model = GatedModel()
+    with running(model) as engine:
+        stream = engine.submit(make_request(prompt_of(30), ENDLESS))
+        next(stream)
+        model.gate.clear()
+        stream.close()
+        stream.close()
+        assert list(stream) == []
+        model.gate.set()
+        assert engine.drain(timeout_s=5)
+        assert engine.stats().num_free_blocks == 64
+
+
+def test_closing_ends_another_threads_reading() -> None:
+    model = GatedModel()
+    model.gate.clear()
+    with running(model) as engine:
+        stream = engine.submit(make_request(prompt_of(30), ENDLESS))
+        read: list[TokenEvent] = []
+        reader = Thread(target=lambda: read.extend(stream))
+        reader.start()
+        assert model.entered.wait(5)
+        stream.close()
+        reader.join(5)
+        assert not reader.is_alive() and read == []
+        model.gate.set()
+
+
+def test_closing_one_of_several_sequences_leaves_the_others() -> None:
+    params = SamplingParams(temperature=1.0, seed=3, n=3, max_tokens=60)
+    request = make_request(prompt_of(30), params)
+    with running(num_blocks=128) as engine:
+        whole: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        for event in engine.submit(request):
+            whole[event.index] += tokens_of([event])
+        partial: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        stream = engine.submit(request)
+        for event in stream:
+            partial[event.index] += tokens_of([event])
+            if event.index == 1 and len(partial[1]) == 5:
+                stream.close(index=1)
+        assert partial == whole | {1: whole[1][:5]}
+        assert engine.drain(timeout_s=5)
+        assert engine.stats().num_free_blocks == 128
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    model = GatedModel()
+    model.gate.clear()
+    with running(model, max_waiting=2, max_running=1) as engine:
+        streams = [engine.submit(make_request(prompt_of(5), ENDLESS))]
+        assert model.entered.wait(5)
+        streams += [engine.submit(make_request(prompt_of(5))) for _ in range(2)]
+        with pytest.raises(QueueFullError, match="2 requests are waiting.*holds 2") as caught:
+            engine.submit(make_request(prompt_of(5)))
+        assert 1 <= caught.value.retry_after_s <= 60
+        streams[0].close()
+        model.gate.set()
+        assert [len(list(stream)) for stream in streams] == [0, 20, 20]
+
+
+def test_a_step_that_raises_fails_its_requests_and_no_others() -> None:
+    with running(FakeModel(fail_on=96)) as engine:
+        good = engine.submit(make_request((1, 2, 3), replace(GREEDY, max_tokens=1)))
+        assert next(good).finish_reason == "length"
+        bad = list(engine.submit(make_request((96,), replace(GREEDY, n=2))))
+        assert {event.index for event in bad} == {0, 1}
+        assert all(event.finish_reason == "error" for event in bad)
+        assert "the fake model fails on request" in (bad[0].error or "")
+        again = engine.submit(make_request((1, 2, 3), replace(GREEDY, max_tokens=1)))
+        assert len(list(again)) == 1
+        assert engine.is_healthy()
+        assert engine.stats().num_free_blocks == 64
+
+
+def test_a_fault_of_the_engine_itself_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as engine:
+        schedule = engine._core.scheduler.schedule
+        monkeypatch.setattr(engine._core.scheduler, "schedule", lambda: 1 // 0)
+        (event,) = engine.submit(make_request(prompt_of(5)))
+        assert event.finish_reason == "error" and "ZeroDivisionError" in (event.error or "")
+        monkeypatch.setattr(engine._core.scheduler, "schedule", schedule)
+        assert len(list(engine.submit(make_request(prompt_of(5))))) == 20
+
+
+def test_drain_finishes_what_runs_and_takes_no_more() -> None:
+    model = GatedModel()
+    model.gate.clear()
+    with running(model) as engine:
+        stream = engine.submit(make_request(prompt_of(5)))
+        assert not engine.drain(timeout_s=0.01)
+        with pytest.raises(EngineStoppedError, match="takes no new requests"):
+            engine.submit(make_request(prompt_of(5)))
+        model.gate.set()
+        assert engine.drain(timeout_s=5)
+        assert len(list(stream)) == 20
+
+
+def test_close_ends_streams_with_an_error() -> None:
+    with running() as engine:
+        stream = engine.submit(make_request(prompt_of(5), ENDLESS))
+        next(stream)
+    *_, last = stream
+    assert last.finish_reason == "error" and "stopped before" in (last.error or "")
+    assert not engine.is_healthy()
+    with pytest.raises(EngineStoppedError):
+        engine.submit(make_request(prompt_of(5)))
+    with pytest.raises(EngineStoppedError):
+        engine.logits(np.array([1], np.int32))
+
+
+def test_logits_of_a_whole_sequence_beside_running_requests() -> None:
+    tokens = np.array(prompt_of(600), np.int32)
+    request = make_request(prompt_of(30))
+    with running() as engine:
+        stream = engine.submit(request)
+        logits = engine.logits(tokens)
+        assert tokens_of(list(stream)) == alone(request)
+    for length in (1, 255, 256, 257, 600):
+        assert (logits[length - 1] == hash_logits(tokens[:length])).all()
+
+
+def test_what_fails_beside_the_steps_fails_its_caller_only() -> None:
+    with running(FakeModel(fail_on=96)) as engine:
+        with pytest.raises(RuntimeError, match="fails on request"):
+            engine.hidden(np.array([96], np.int32))
+        assert len(list(engine.submit(make_request((1, 2))))) == 20
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "error", "message"),
+    [
+        ((), {}, RequestError, "at least one token"),
+        ((5, 97), {}, RequestError, "in 0 … 96; got 97"),
+        ((5, -1), {}, RequestError, "in 0 … 96; got -1"),
+        ((5,), {"stop_token_ids": frozenset({97})}, RequestError, "stop token ids.*got 97"),
+        ((5,) * 256, {}, ContextOverflowError, "prompt has 256 tokens.*have 256"),
+        ((5,) * 240, {}, ContextOverflowError, r"240 tokens \+ max_tokens 20 = 260.*to 16"),
+    ],
+)
+def test_requests_that_can_never_run_are_refused(
+    prompt: tuple[int, ...], fields: dict[str, Any], error: type[RequestError], message: str
+) -> None:
+    with running() as engine, pytest.raises(error, match=message):
+        engine.submit(make_request(prompt, **fields))
+
+
+def test_the_end_of_the_context_is_named() -> None:
+    with running() as engine:
+        events = list(engine.submit(make_request(prompt_of(250), ENDLESS)))
+        assert (len(events), events[-1].finish_reason) == (6, "model_length")
+        events = list(engine.submit(make_request(prompt_of(250), replace(GREEDY, max_tokens=6))))
+        assert (len(events), events[-1].finish_reason) == (6, "length")
+
+
+def test_max_tokens_0_computes_the_prompt_only() -> None:
+    params = replace(GREEDY, max_tokens=0, prompt_logprobs=0)
+    with running() as engine:
+        (event,) = engine.submit(make_request(prompt_of(20), params))
+    assert (event.token_id, event.finish_reason) == (None, "length")
+    assert event.prompt_logprobs is not None and len(event.prompt_logprobs) == 20

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cierzo.engine.memory import GIB, KvPlan, free_memory_bytes, plan_kv_cache
+from cierzo.errors import ModelTooLargeError
+from tests.engine.fake_model import fake_config
+
+# 32 KiB of KV per token, as in a model of 32 layers with 2 KV heads of 128.
+CONFIG = replace(fake_config(), n_layers=32, n_kv_heads=2, head_dim=128, max_seq_len=32768)
+
+
+def plan(free_gib: float, **changes: Any) -> KvPlan:
+    arguments: dict[str, Any] = {"weights_nbytes": GIB, "memory_share": 0.5, "max_model_len": None}
+    return plan_kv_cache(CONFIG, free_bytes=int(free_gib * GIB), **(arguments | changes))
+
+
+def test_room_for_eight_full_sequences_and_no_more() -> None:
+    assert plan(100) == KvPlan(32768, 8 * 2048)
+    assert plan(100, max_model_len=1000) == KvPlan(1000, 8 * 63)
+
+
+def test_no_more_than_the_share_of_what_the_weights_leave() -> None:
+    assert plan(5) == KvPlan(32768, 2 * GIB // (512 * 1024))
+    assert plan(2) == KvPlan(16384, GIB // 2 // (512 * 1024))  # the length gives way
+
+
+def test_longer_than_the_model_is_no_use() -> None:
+    assert plan(100, max_model_len=10**6).max_model_len == 32768
+
+
+def test_an_explicit_length_that_does_not_fit_is_refused_with_the_sums() -> None:
+    message = (
+        r"20000 tokens takes 20000 × 32768 bytes = 0.61 GiB, .* 50% of 1.00 GiB .* = 0.50 GiB; "
+        r"lower max_model_len to 16384"
+    )
+    with pytest.raises(ModelTooLargeError, match=message):
+        plan(2, max_model_len=20000)
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_sums() -> None:
+    with pytest.raises(ModelTooLargeError, match=r"take 1.00 GiB, but 0.50 GiB"):
+        plan(0.5)
+
+
+def test_too_little_for_anything_useful_is_refused() -> None:
+    with pytest.raises(ModelTooLargeError, match="KV cache of one sequence"):
+        plan(1.001)
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    machine = free_memory_bytes(tmp_path)  # no such files: no container
+    assert machine > 0
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2500\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 700\n")
+    assert free_memory_bytes(tmp_path) == 1200
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory_bytes(tmp_path) == pytest.approx(machine, rel=0.5)

@@ -1,0 +1,69 @@
+"""`make sdk`: the scenario with each SDK version, every one in an environment of its own.
+
+    python tests/sdk/run.py [--url http://host:port --model NAME]
+
+Without --url it starts the server of the tests itself. Environments are `.venv-sdk-<version>`
+in the repository's root, made on the first run (which needs a package index).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSIONS = ("3.7.0", "2.5.1", "1.12.4")
+
+
+def environment(version: str) -> Path:
+    """The interpreter of the environment that has this SDK; makes it if need be."""
+    folder = ROOT / f".venv-sdk-{version}"
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.exists():
+        venv.create(folder, with_pip=True, clear=True)
+        package = f"mistralai=={version}"
+        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+        ready.touch()
+    return python
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", help="a running server; default: the tests' own")
+    parser.add_argument("--model", default="tiny")
+    arguments = parser.parse_args()
+    pythons = [environment(version) for version in VERSIONS]
+    with ExitStack() as stack:
+        url = arguments.url or stack.enter_context(own_server())
+        command = [str(ROOT / "tests" / "sdk" / "scenario.py"), url, arguments.model]
+        failed = [
+            version
+            for version, python in zip(VERSIONS, pythons, strict=True)
+            if subprocess.run([python, *command]).returncode
+        ]
+    if failed:
+        print(f"the scenario fails with mistralai {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextmanager
+def own_server() -> Iterator[str]:
+    """The tests' scripted server, which answers what the scenario needs."""
+    sys.path.insert(0, str(ROOT))
+    from tests.server.answers import answer
+    from tests.server.conftest import scripted_model
+    from tests.server.live import live_server
+    from tests.server.scripted import ScriptedEngine
+
+    with live_server([scripted_model(ScriptedEngine(answer))]) as server:
+        yield server.url
+
+
+if __name__ == "__main__":
+    sys.exit(main())

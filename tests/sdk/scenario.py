@@ -1,0 +1,160 @@
+"""What a user does with a `mistralai` SDK, version by version, against a running server.
+
+Runs alone, in an environment that has one SDK and nothing of ours:
+    python scenario.py http://127.0.0.1:8000 MODEL
+Prints a line per step and exits 0, or dies on the first broken one. Works for 1.x, 2.x, 3.x.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+VERSION = importlib.metadata.version("mistralai")
+if VERSION.startswith("1."):
+    from mistralai import Mistral  # type: ignore[attr-defined]
+    from mistralai import models as errors  # type: ignore[attr-defined]
+else:
+    from mistralai.client import Mistral, errors
+
+HELLO = [{"role": "user", "content": "Say hello."}]
+WEATHER = [{"role": "user", "content": "What is the weather in Huesca?"}]
+PERSON = [{"role": "user", "content": "Describe a person as JSON."}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Huesca", "Jaca"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+class Person(BaseModel):
+    """Of closed sets, so that even a model that knows nothing can fill it in."""
+
+    is_friend: bool
+    count: int
+
+
+def raises(kind: type[Exception], act: Callable[[], object]) -> Any:
+    try:
+        act()
+    except kind as error:
+        return error
+    raise AssertionError(f"expected {kind.__name__}")
+
+
+def list_models(client: Any, model: str) -> None:
+    cards = client.models.list().data
+    card = next(card for card in cards if card.id == model)
+    assert card.capabilities.completion_chat is True
+    assert client.models.retrieve(model_id=model).max_context_length == card.max_context_length
+
+
+def chat(client: Any, model: str) -> None:
+    answer = client.chat.complete(
+        model=model, messages=HELLO, max_tokens=8, temperature=0.0, random_seed=1
+    )
+    choice = answer.choices[0]
+    assert answer.object == "chat.completion" and answer.model == model
+    assert choice.finish_reason in ("stop", "length")
+    assert isinstance(choice.message.content, str)
+    usage = answer.usage
+    assert usage.prompt_tokens > 0 and 0 < usage.completion_tokens <= 8
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def stream(client: Any, model: str) -> None:
+    fields = {"model": model, "messages": HELLO, "max_tokens": 8, "temperature": 0.0}
+    whole = client.chat.complete(**fields).choices[0].message.content
+    chunks = [event.data for event in client.chat.stream(**fields)]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].usage.completion_tokens > 0
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+
+
+def prefix(client: Any, model: str) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": "Well, ", "prefix": True}]
+    answer = client.chat.complete(model=model, messages=messages, max_tokens=4)
+    assert answer.choices[0].message.content.startswith("Well, ")
+
+
+def tools(client: Any, model: str) -> None:
+    """A forced call, whole and streamed, and the conversation that goes on with its result."""
+    fields = {"model": model, "messages": WEATHER, "tools": [TOOL], "tool_choice": "any"}
+    choice = client.chat.complete(**fields).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    call = choice.message.tool_calls[0]
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in ("Huesca", "Jaca")
+    deltas = [event.data.choices[0].delta for event in client.chat.stream(**fields)]
+    streamed = [item for delta in deltas for item in delta.tool_calls or ()]
+    assert streamed[0].function.name == "weather"
+    assert json.loads(streamed[0].function.arguments)["city"] in ("Huesca", "Jaca")
+    result = {"role": "tool", "name": "weather", "content": "windy", "tool_call_id": call.id}
+    said = {"role": "assistant", "content": "", "tool_calls": [call.model_dump()]}
+    history = [*WEATHER, said, result]
+    answer = client.chat.complete(model=model, messages=history, tools=[TOOL], max_tokens=4)
+    assert answer.choices[0].message.role == "assistant"
+
+
+def parse(client: Any, model: str) -> None:
+    """`chat.parse` into a pydantic class (json_schema), and json_object mode."""
+    answer = client.chat.parse(Person, model=model, messages=PERSON, temperature=0.0, max_tokens=99)
+    assert isinstance(answer.choices[0].message.parsed, Person)
+    text = (
+        client.chat.complete(
+            model=model, messages=PERSON, response_format={"type": "json_object"}, max_tokens=99
+        )
+        .choices[0]
+        .message.content
+    )
+    assert text.lstrip().startswith("{")
+
+
+def refusals(client: Any, model: str) -> None:
+    unknown = raises(
+        errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
+    )
+    assert unknown.status_code == 400 and "Invalid model" in unknown.body
+    order = [*HELLO, {"role": "assistant", "content": "Hello"}]
+    wrong = raises(errors.SDKError, lambda: client.chat.complete(model=model, messages=order))
+    assert json.loads(wrong.body)["code"] == "3230"
+    missing = raises(errors.SDKError, lambda: client.models.retrieve(model_id="no-such-model"))
+    assert missing.status_code == 404
+    invalid = raises(
+        errors.HTTPValidationError,
+        lambda: client.chat.complete(model=model, messages=HELLO, temperature=9.0),
+    )
+    assert invalid.data.detail[0].loc[-1] == "temperature"
+    streamed = raises(
+        errors.SDKError, lambda: client.chat.stream(model="no-such-model", messages=HELLO)
+    )
+    assert streamed.status_code == 400
+
+
+STEPS = (list_models, chat, stream, prefix, tools, parse, refusals)
+
+
+def main(url: str, model: str) -> None:
+    with Mistral(api_key="none", server_url=url) as client:
+        for step in STEPS:
+            step(client, model)
+            print(f"mistralai {VERSION}: {step.__name__} ok", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,49 @@
+"""Fixtures: a scripted engine behind a real socket, and the two clients people use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2 as httpx
+import pytest
+
+from cierzo.server.served_model import ServedModel
+from tests.server.live import LiveServer, live_server
+from tests.server.scripted import ByteTextModel, ScriptedEngine
+
+CONTEXT = 512
+
+
+def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> ServedModel:
+    return ServedModel(
+        id=name,
+        engine=engine,
+        text=ByteTextModel(),
+        created=1_700_000_000,
+        max_context_length=CONTEXT,
+        aliases=(f"{name}-latest",),
+    )
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture(scope="module")
+def shared_server(shared_engine: ScriptedEngine) -> Iterator[LiveServer]:
+    with live_server([scripted_model(shared_engine)]) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(shared_engine: ScriptedEngine) -> ScriptedEngine:
+    """The server's engine, as new for this test."""
+    shared_engine.__init__()  # type: ignore[misc]
+    return shared_engine
+
+
+@pytest.fixture
+def client(shared_server: LiveServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shared_server.url, timeout=20) as http:
+        yield http

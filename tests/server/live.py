@@ -1,0 +1,43 @@
+"""A server on a real socket, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cierzo.server.app import build_app
+from cierzo.server.config import ServerConfig
+from cierzo.server.run import Server, bind
+from cierzo.server.served_model import ServedModel
+
+
+@dataclass
+class LiveServer:
+    url: str
+    server: Server
+    thread: threading.Thread
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+
+
+@contextmanager
+def live_server(
+    models: Sequence[ServedModel], config: ServerConfig | None = None
+) -> Iterator[LiveServer]:
+    ready = threading.Event()
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        app = build_app(models, config)
+        server = Server(app, listener, lambda host, port: ready.set())
+        thread = threading.Thread(target=server.run_bound, daemon=True)
+        thread.start()
+        assert ready.wait(20), "the server did not start"
+        live = LiveServer(f"http://127.0.0.1:{port}", server, thread)
+        try:
+            yield live
+        finally:
+            live.stop()
+            thread.join(20)

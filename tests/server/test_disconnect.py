@@ -1,0 +1,97 @@
+"""A client that leaves stops costing; a slow stream is kept alive; a drain ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import httpx2 as httpx
+import pytest
+
+from cierzo.server.config import ServerConfig
+from tests.server.conftest import scripted_model
+from tests.server.live import LiveServer, live_server
+from tests.server.scripted import ScriptedEngine
+from tests.server.test_chat import CHAT, body, chunks
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return holds()
+
+
+def test_leaving_a_stream_aborts(shared_server: LiveServer, engine: ScriptedEngine) -> None:
+    engine.script = lambda request: ["Hel", 60.0, "lo"]
+    with httpx.Client(base_url=shared_server.url) as client:
+        with client.stream("POST", CHAT, json=body(stream=True)) as answer:
+            pieces = answer.iter_text()
+            assert "assistant" in next(pieces)
+            assert not engine.streams[0].is_closed
+    assert eventually(lambda: engine.streams[0].is_closed)
+    assert engine.streams[0].num_events <= 3, "nothing came of what follows the pause"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_before_the_first_token_aborts(
+    shared_server: LiveServer, engine: ScriptedEngine, stream: bool
+) -> None:
+    engine.script = lambda request: [60.0, "lo"]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(shared_server.url + CHAT, json=body(stream=stream), timeout=0.3)
+    assert eventually(lambda: engine.streams[0].is_closed)
+    assert engine.streams[0].num_events == 0
+    metrics = httpx.get(shared_server.url + "/metrics").text
+    assert 'cierzo_request_finished_total{finish_reason="aborted",model="tiny"}' in metrics
+
+
+def test_slow_streams_get_pings() -> None:
+    engine = ScriptedEngine(lambda request: [0.2, "ab", 0.2, "c"])
+    with live_server([scripted_model(engine)], ServerConfig(ping_interval_s=0.05)) as server:
+        answer = httpx.post(server.url + CHAT, json=body(stream=True))
+    before, _, after = answer.text.partition("data: ")
+    assert before.startswith(": ping\n\n")
+    assert ": ping\n\n" in after
+    assert chunks(answer)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_error_after_a_ping_closes_the_connection() -> None:
+    """The status is out; a clean end would be taken for a whole answer."""
+    engine = ScriptedEngine(lambda request: [0.2, ValueError("boom")])
+    with live_server([scripted_model(engine)], ServerConfig(ping_interval_s=0.05)) as server:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(server.url + CHAT, json=body(stream=True))
+
+
+def test_drain_lets_running_requests_finish() -> None:
+    engine = ScriptedEngine(lambda request: ["Hel", 0.3, "lo"])
+    with live_server([scripted_model(engine)]) as server:
+        answers: list[httpx.Response] = []
+        client = threading.Thread(
+            target=lambda: answers.append(httpx.post(server.url + CHAT, json=body()))
+        )
+        client.start()
+        assert eventually(lambda: bool(engine.streams))
+        server.stop()
+        client.join(10)
+        server.thread.join(10)
+        assert answers[0].json()["choices"][0]["message"]["content"] == "Hello"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.url + "/health")
+    assert engine.is_closed
+
+
+def test_drain_cuts_off_what_outlasts_it() -> None:
+    engine = ScriptedEngine(lambda request: ["Hel", 60.0, "lo"])
+    with live_server([scripted_model(engine)], ServerConfig(drain_s=0.2)) as server:
+        with httpx.stream("POST", server.url + CHAT, json=body(stream=True)) as answer:
+            lines = answer.iter_lines()
+            assert "assistant" in next(lines)
+            server.stop()
+            received = [line for line in lines if line.startswith("data: {")]
+        assert json.loads(received[-1][6:])["choices"][0]["finish_reason"] == "error"
+        server.thread.join(10)
+        assert not server.thread.is_alive()

@@ -1,0 +1,169 @@
+"""Every kind of failure has its status and the one error shape."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from cierzo import errors
+from cierzo.engine.request import TokenEvent
+from cierzo.server.config import ServerConfig
+from cierzo.server.error_responses import ERRORS
+from tests.server.conftest import scripted_model
+from tests.server.live import live_server
+from tests.server.scripted import ScriptedEngine
+from tests.server.test_chat import CHAT, body, chunks
+
+KEYS = {"object", "message", "type", "param", "code", "raw_status_code"}
+
+
+def check(answer: httpx.Response, status: int, type_name: str, message: str) -> dict[str, Any]:
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    data: dict[str, Any] = answer.json()
+    assert set(data) - {"detail"} == KEYS
+    assert data["object"] == "error"
+    assert data["type"] == type_name
+    assert data["raw_status_code"] == status
+    assert message in (data["message"] if status != 422 else json.dumps(data["message"]))
+    assert answer.headers["x-request-id"] == answer.headers["mistral-correlation-id"]
+    return data
+
+
+def test_unknown_model(client: httpx.Client, engine: ScriptedEngine) -> None:
+    data = check(client.post(CHAT, json=body(model="tinny")), 400, "invalid_model", "Invalid model")
+    assert data["code"] == "1500"
+    assert "did you mean tiny?" in data["message"]
+
+
+def test_unknown_route(client: httpx.Client) -> None:
+    check(client.get("/v1/nope"), 404, "not_found", "no route GET /v1/nope")
+
+
+def test_method_not_allowed(client: httpx.Client) -> None:
+    answer = client.get(CHAT)
+    check(answer, 405, "method_not_allowed", "takes POST")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_options_and_head(client: httpx.Client) -> None:
+    assert client.request("OPTIONS", CHAT).status_code == 204
+    assert client.request("OPTIONS", CHAT).headers["allow"] == "POST"
+    head = client.head("/v1/models")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_no_redirect_of_a_trailing_slash(client: httpx.Client) -> None:
+    assert client.post(CHAT + "/", json=body()).status_code == 404
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"nonsense", b'{"model": "tiny", ', b"\xff\xfe{}"])
+def test_not_json(client: httpx.Client, content: bytes) -> None:
+    data = check(client.post(CHAT, content=content), 422, "invalid_request_error", "Invalid JSON")
+    assert data["detail"][0]["type"] == "json_invalid"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'"text"', b"3"])
+def test_json_but_no_object(client: httpx.Client, content: bytes) -> None:
+    check(client.post(CHAT, content=content), 422, "invalid_request_error", "object")
+
+
+def test_deeply_nested_json(client: httpx.Client) -> None:
+    deep = b'{"model": "tiny", "metadata": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert client.post(CHAT, content=deep).status_code == 422
+
+
+def test_schema_fault_names_the_field_twice(client: httpx.Client) -> None:
+    """The live service nests the list under `message`, the SDKs read a top-level `detail`."""
+    answer = client.post(CHAT, json=body(temperature=9))
+    data = check(answer, 422, "invalid_request_error", "less than or equal to 1.5")
+    assert data["message"]["detail"] == data["detail"]
+    assert data["detail"][0]["loc"] == ["body", "temperature"]
+    assert data["detail"][0]["input"] == 9
+
+
+def test_body_over_the_limit(client: httpx.Client, engine: ScriptedEngine) -> None:
+    config = ServerConfig(max_body_bytes=1000)
+    with live_server([scripted_model(ScriptedEngine())], config) as server:
+        large = json.dumps(body(metadata={"x": "y" * 2000})).encode()
+        answer = httpx.post(server.url + CHAT, content=large)
+        check(answer, 413, "request_too_large", "over the limit of 1000 bytes")
+        pieces = (large[i : i + 500] for i in range(0, len(large), 500))
+        answer = httpx.post(server.url + CHAT, content=pieces)
+        assert answer.status_code == 413
+        assert httpx.post(server.url + CHAT, json=body()).status_code == 200
+
+
+def test_strict_mode_refuses_extra_fields() -> None:
+    config = ServerConfig(strict_fields=True)
+    with live_server([scripted_model(ScriptedEngine())], config) as server:
+        fields = body(seed=1, nonsense=2)
+        fields["messages"][0]["name"] = "Ana"
+        answer = httpx.post(server.url + CHAT, json=fields)
+        data = check(answer, 422, "invalid_request_error", "Extra inputs are not permitted")
+        locations = [item["loc"][1:] for item in data["detail"]]
+        assert sorted(locations, key=str) == [["messages", 0, "name"], ["nonsense"], ["seed"]]
+        assert {item["type"] for item in data["detail"]} == {"extra_forbidden"}
+
+
+def test_lenient_mode_names_what_it_ignores(client: httpx.Client, engine: ScriptedEngine) -> None:
+    fields = body(nonsense=2)
+    fields["messages"][0]["name"] = "Ana"
+    answer = client.post(CHAT, json=fields)
+    assert answer.status_code == 200
+    assert answer.headers["x-cierzo-ignored-fields"] == "nonsense, messages.0.name"
+    assert "x-cierzo-ignored-fields" not in client.post(CHAT, json=body()).headers
+
+
+def test_queue_full(client: httpx.Client, engine: ScriptedEngine) -> None:
+    error = errors.QueueFullError("512 requests are waiting", retry_after_s=7)
+    engine.script = lambda request: [error]
+    for stream in (False, True):
+        answer = client.post(CHAT, json=body(stream=stream))
+        assert check(answer, 429, "rate_limited", "are waiting")["code"] == "1300"
+        assert answer.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize(("kind", "status", "type_name", "code"), ERRORS)
+def test_the_table(
+    client: httpx.Client,
+    engine: ScriptedEngine,
+    kind: type[Exception],
+    status: int,
+    type_name: str,
+    code: str | None,
+) -> None:
+    error = kind("why") if kind is not errors.QueueFullError else kind("why", retry_after_s=1)
+    engine.script = lambda request: [error]
+    data = check(client.post(CHAT, json=body()), status, type_name, "why")
+    assert data["code"] == code
+
+
+def test_unexpected_failure_is_a_500_without_its_text(
+    client: httpx.Client, engine: ScriptedEngine
+) -> None:
+    engine.script = lambda request: [ValueError("secret path")]
+    for stream in (False, True):
+        answer = client.post(CHAT, json=body(stream=stream))
+        data = check(answer, 500, "internal_error", "x-request-id")
+        assert "secret" not in data["message"]
+
+
+def test_engine_error_before_the_first_token_is_an_http_error(
+    client: httpx.Client, engine: ScriptedEngine
+) -> None:
+    engine.script = lambda request: [TokenEvent(0, None, "error", error="the step failed")]
+    for stream in (False, True):
+        answer = client.post(CHAT, json=body(stream=stream))
+        check(answer, 500, "internal_error", "the step failed")
+
+
+def test_engine_error_later(client: httpx.Client, engine: ScriptedEngine) -> None:
+    """A stream ends with finish_reason error; a whole answer is an HTTP error."""
+    engine.script = lambda request: ["Hel", TokenEvent(0, None, "error", error="the step failed")]
+    received = chunks(client.post(CHAT, json=body(stream=True)))
+    assert received[-1]["choices"][0]["finish_reason"] == "error"
+    check(client.post(CHAT, json=body()), 500, "internal_error", "the step failed")

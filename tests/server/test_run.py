@@ -1,0 +1,70 @@
+"""Binding, the ready line, and signals, in a process of its own where need be."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import httpx2 as httpx
+import pytest
+
+from cierzo.errors import SettingError
+from cierzo.server.run import bind
+from tests.server.test_chat import CHAT, body
+
+PROGRAM = textwrap.dedent(
+    """
+    from cierzo.server.app import build_app
+    from cierzo.server.config import ServerConfig
+    from cierzo.server.run import serve
+    from tests.server.conftest import scripted_model
+    from tests.server.scripted import ScriptedEngine
+
+    engine = ScriptedEngine(lambda request: ["Hel", 0.4, "lo"])
+    app = build_app([scripted_model(engine)], ServerConfig(drain_s=5))
+    serve(app, "127.0.0.1", 0, lambda host, port: print(host, port, flush=True))
+    print("engine closed", engine.is_closed, flush=True)
+    """
+)
+
+
+def test_port_in_use() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(SettingError, match=f"port {port} on 127.0.0.1 is in use"):
+            bind("127.0.0.1", port)
+
+
+def test_bad_addresses() -> None:
+    with pytest.raises(SettingError, match="host 'no such host' is not an address"):
+        bind("no such host", 0)
+    with pytest.raises(SettingError, match="port must be between 0 and 65535; got 70000"):
+        bind("127.0.0.1", 70000)
+    with pytest.raises(SettingError, match=r"cannot listen on 192\.0\.2\.1:0"):
+        bind("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_cleanly(sign: signal.Signals) -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()
+        url = f"http://{host}:{port}"
+        with httpx.stream("POST", url + CHAT, json=body(stream=True), timeout=20) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(sign)
+            text = "\n".join(lines)
+        assert text.rstrip().endswith("data: [DONE]")
+        assert '"finish_reason":"stop"' in text
+        output, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, "engine closed True\n"), errors
+    with pytest.raises(OSError), socket.create_connection((host, int(port)), timeout=1):
+        pass

@@ -1,0 +1,67 @@
+"""The real engine and a real tokenizer behind a socket; only the model is a stand-in.
+
+Its logits are noise that depends on every token before, read back through the paged KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo.config import EngineConfig
+from cierzo.engine import Engine
+from cierzo.kernels import Tensor
+from cierzo.server.chat_text import ChatText
+from cierzo.server.config import ServerConfig
+from cierzo.server.served_model import ServedModel
+from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from tests.engine.fake_model import FakeModel
+from tests.server.live import LiveServer, live_server
+from tests.tokenizer.tekken_files import write_tekken
+
+
+class NoiseModel(FakeModel):
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.config = replace(self.config, vocab_size=vocab_size)
+        self.logits = Tensor(0, vocab_size)
+
+    def _row_logits(self, step: Any, kv_cache: NDArray[np.int32], row: int) -> NDArray[np.float32]:
+        last = np.searchsorted(step.query_starts, row, side="right") - 1
+        length = int(step.context_lens[last] - (step.query_starts[last + 1] - 1 - row))
+        positions = np.arange(length)
+        blocks = step.block_tables[last, positions // 16]
+        tokens = kv_cache[blocks * 16 + positions % 16, 0]
+        noise = np.random.default_rng(tokens.astype(np.uint32))
+        return noise.standard_normal(self.config.vocab_size, dtype=np.float32) * 3
+
+
+@contextmanager
+def tiny_server(
+    tokenizer: Tokenizer, server_config: ServerConfig | None = None, **config: Any
+) -> Iterator[tuple[LiveServer, Engine]]:
+    engine_config = EngineConfig(**{"max_model_len": 512, "num_blocks": 256, **config})
+    engine = Engine(NoiseModel(tokenizer.vocab_size), engine_config)
+    text = ChatText(tokenizer, tokenizer.vocab_size)
+    model = ServedModel(
+        id="tiny",
+        engine=engine,
+        text=text,
+        created=1_700_000_000,
+        max_context_length=engine_config.max_model_len,
+    )
+    try:
+        with live_server([model], server_config) as server:
+            yield server, engine
+    finally:
+        engine.close()
+
+
+def tekken(folder: Path, version: str) -> Tokenizer:
+    return load_tokenizer(write_tekken(folder / version, version))

@@ -1,0 +1,44 @@
+"""Flag over variable over default, and nothing unknown passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cierzo.errors import SettingError
+from cierzo.settings import Settings, load_settings, variable_of
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable_of(name), raising=False)
+
+
+def test_flag_over_variable_over_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().port == 8000
+    monkeypatch.setenv("CIERZO_PORT", "9000")
+    assert load_settings().port == 9000
+    assert load_settings({"port": None}).port == 9000
+    assert load_settings({"port": 9001}).port == 9001
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert load_settings({"home": Path("~/models")}).home == Path("/somewhere/models")
+
+
+def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIERZO_THREAD", "2")
+    with pytest.raises(SettingError, match="CIERZO_THREAD .*did you mean CIERZO_THREADS"):
+        load_settings()
+
+
+def test_a_bad_value_is_quoted_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIERZO_ISA", "sse9")
+    with pytest.raises(SettingError, match=r"CIERZO_ISA is 'sse9'.*'amx'"):
+        load_settings()
+    monkeypatch.delenv("CIERZO_ISA")
+    with pytest.raises(SettingError, match="--token-budget is 1: .*greater than or equal to 16"):
+        load_settings({"token_budget": 1})
