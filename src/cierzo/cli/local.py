@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from cierzo.cli.console import byte_progress
 from cierzo.cli.obtain import obtain
 from cierzo.llm import LLM
+from cierzo.models.loading import ensure_packed
 from cierzo.settings import Settings
 
 
@@ -16,8 +17,11 @@ def open_model(name: str, settings: Settings) -> Iterator[LLM]:
     """The model by that name or path, ready to run; stopped at the end."""
     source = obtain(name, settings.home)
     with byte_progress("packing") as progress:
-        llm = LLM.from_settings(
-            source, settings, lambda done, total, tensor: progress(name, done, total)
+        packed = ensure_packed(
+            source,
+            settings.dtype,
+            cache_dir=settings.home / "packed",
+            progress=lambda done, total, tensor: progress(name, done, total),
         )
-    with llm:
+    with LLM(packed, settings=settings) as llm:
         yield llm
