@@ -31,7 +31,6 @@ from cierzo.engine.memory import free_memory_bytes, plan_kv_cache
 from cierzo.errors import ContextOverflowError, EngineError, RequestError
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
-from cierzo.models.packed_weights import Progress
 from cierzo.models.transformer import Transformer
 from cierzo.settings import Settings, load_settings
 from cierzo.tokenizer.chat_prompt import ChatPrompt
@@ -73,8 +72,9 @@ class Completion:
 class LLM:
     """A loaded model with its engine. Close it, or use it in a `with` block.
 
-    `name_or_path` is a pulled model's name, a .gguf file, or a folder. What is left None comes
-    from the environment (CIERZO_*) or its default. Raises ModelError and its kin, SettingError.
+    `name_or_path` is a pulled model's name, a .gguf file, or a folder. What is not given comes
+    from `settings`, or where these are None from the environment (CIERZO_*) and the defaults.
+    Raises ModelError and its kin, SettingError.
     """
 
     def __init__(
@@ -84,29 +84,19 @@ class LLM:
         dtype: Literal["auto", "bf16", "int8", "int4"] | None = None,
         threads: int | None = None,
         max_model_len: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        flags = {"dtype": dtype, "threads": threads, "max_model_len": max_model_len}
-        settings = load_settings(flags)
-        self._load(hub.resolve(name_or_path, home=settings.home), settings, None)
-
-    @classmethod
-    def from_settings(cls, path: Path, settings: Settings, progress: Progress | None = None) -> LLM:
-        """The model of a file or folder, everything else as `settings` say.
-
-        `progress` hears of packing, which happens the first time only.
-        """
-        llm = cls.__new__(cls)
-        llm._load(path, settings, progress)
-        return llm
-
-    def _load(self, path: Path, settings: Settings, progress: Progress | None) -> None:
+        given = {"dtype": dtype, "threads": threads, "max_model_len": max_model_len}
+        if settings is None:
+            settings = load_settings(given)
+        elif overriding := {name: value for name, value in given.items() if value is not None}:
+            settings = settings.model_copy(update=overriding)
         if settings.isa is not None:
             kernels.set_isa(settings.isa)
         if settings.threads is not None:
             kernels.set_num_threads(settings.threads)
-        folder = ensure_packed(
-            path, settings.dtype, cache_dir=settings.home / "packed", progress=progress
-        )
+        source = hub.resolve(name_or_path, home=settings.home)
+        folder = ensure_packed(source, settings.dtype, cache_dir=settings.home / "packed")
         packed = open_packed(folder)
         plan = plan_kv_cache(
             packed.config,
