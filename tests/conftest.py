@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from cierzo import kernels
+from cierzo import hub, kernels
+from cierzo.errors import HubOfflineError
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The default model, fetched once per machine; skipped only where there is no network."""
+    try:
+        return hub.pull(hub.DEFAULT_MODEL).path
+    except HubOfflineError as error:
+        pytest.skip(f"the default model is not here and cannot be fetched: {error}")
 
 
 def _stand_in_until_the_native_ops_exist() -> None:
@@ -47,3 +59,6 @@ def _stand_in_until_the_native_ops_exist() -> None:
 
 
 _stand_in_until_the_native_ops_exist()
+collect_ignore = (
+    [] if hasattr(kernels, "attention") else ["test_llm.py", "engine/test_real_model.py"]
+)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cierzo.engine.memory import GIB, KvPlan, free_memory_bytes, plan_kv_cache
-from cierzo.errors import ModelTooLargeError
+from cierzo.errors import ModelTooLargeError, SettingError
 from tests.engine.fake_model import fake_config
 
 # 32 KiB of KV per token, as in a model of 32 layers with 2 KV heads of 128.
@@ -29,8 +29,9 @@ def test_no_more_than_the_share_of_what_the_weights_leave() -> None:
     assert plan(2) == KvPlan(16384, GIB // 2 // (512 * 1024))  # the length gives way
 
 
-def test_longer_than_the_model_is_no_use() -> None:
-    assert plan(100, max_model_len=10**6).max_model_len == 32768
+def test_longer_than_the_model_is_refused() -> None:
+    with pytest.raises(SettingError, match="max_model_len 32769 is over the 32768"):
+        plan(100, max_model_len=32769)
 
 
 def test_an_explicit_length_that_does_not_fit_is_refused_with_the_sums() -> None:

@@ -12,18 +12,30 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.markup import escape
 
+from cierzo.cli.bench import bench
+from cierzo.cli.chat import chat
 from cierzo.cli.console import err
+from cierzo.cli.generate import generate
+from cierzo.cli.inspect import inspect
 from cierzo.cli.models import models
 from cierzo.cli.pull import pull
 from cierzo.cli.quantize import quantize
 from cierzo.cli.remove import remove
+from cierzo.cli.serve import serve
+from cierzo.cli.upcycle import upcycle
 from cierzo.cli.version import version
 from cierzo.errors import CierzoError
 
 COMMANDS: tuple[Callable[..., None], ...] = (
+    serve,
+    chat,
+    generate,
+    bench,
     pull,
     models,
+    inspect,
     quantize,
+    upcycle,
     remove,
     version,
 )

@@ -83,11 +83,9 @@ def _read_line() -> str | None:
 
 def _answer(llm: LLM, messages: list[dict[str, Any]], params: SamplingParams) -> str:
     """Stream one answer; what was said until Ctrl-C counts. Empty when it could not be asked."""
-    from cierzo.cli.local import stream_chat
-
     said: list[str] = []
     try:
-        for piece in stream_chat(llm, messages, params):
+        for piece in llm.stream_chat(messages, params):
             said.append(piece)
             typer.echo(piece, nl=False)
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ def generate(
     home: options.Home = None,
 ) -> None:
     """Continue a text, as plain text: no chat template. Streams to stdout."""
-    from cierzo.cli.local import open_model, stream_text
+    from cierzo.cli.local import open_model
     from cierzo.engine.request import SamplingParams
 
     settings = options.settings_of(
@@ -35,7 +35,6 @@ def generate(
     text = sys.stdin.read() if prompt in (None, "-") else str(prompt)
     params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     with open_model(model, settings) as llm:
-        token_ids = llm.tokenizer.encode(text, add_bos=llm.tokenizer.adds_bos)
-        for piece in stream_text(llm, token_ids, params, continues=True):
+        for piece in llm.stream(text, params):
             typer.echo(piece, nl=False)
         typer.echo()

@@ -70,14 +70,16 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     names = models or [DEFAULT_MODEL]
+    share = settings.model_copy(update={"memory_share": settings.memory_share / len(names)})
     with ExitStack() as stack:
         served = []
         for name in names:
             started = time.perf_counter()
-            llm = stack.enter_context(open_model(name, settings, num_models=len(names)))
+            llm = stack.enter_context(open_model(name, share))
             served.append(_served(name, llm))
+            stack.callback(served[-1].text.close)
             err.print(f"{served[-1].id} loaded in {time.perf_counter() - started:.1f} s")
-        app = build_app(served, ServerConfig(strict=settings.strict))
+        app = build_app(served, ServerConfig(strict_fields=settings.strict))
         run_server(
             app,
             settings.host,

@@ -46,8 +46,8 @@ def measure(
     asyncio.run(_arrivals(engine, prompts(), min(generate, 16)))
     prefill, decode = [], []
     for _ in range(repeat):
-        prefill.append(batch * prompt / _last_first(asyncio.run(_arrivals(engine, prompts(), 1))))
-        decode.append(_decode_rate(asyncio.run(_arrivals(engine, prompts(), generate))))
+        prefill.append(batch * prompt / last_first(asyncio.run(_arrivals(engine, prompts(), 1))))
+        decode.append(decode_rate(asyncio.run(_arrivals(engine, prompts(), generate))))
     prefill_tok_s, decode_tok_s = statistics.median(prefill), statistics.median(decode)
     return BatchSpeed(
         batch,
@@ -79,13 +79,13 @@ async def _arrivals(
     return await asyncio.gather(*(one(prompt) for prompt in prompts))
 
 
-def _last_first(arrivals: list[list[float]]) -> float:
+def last_first(arrivals: list[list[float]]) -> float:
     """When the last sequence had its first token."""
     return max(times[0] for times in arrivals)
 
 
-def _decode_rate(arrivals: list[list[float]]) -> float:
+def decode_rate(arrivals: list[list[float]]) -> float:
     """Tokens per second while all sequences decode; 0 when there was no such time."""
-    begin, end = _last_first(arrivals), min(times[-1] for times in arrivals)
+    begin, end = last_first(arrivals), min(times[-1] for times in arrivals)
     decoded = sum(begin < when <= end for times in arrivals for when in times)
     return decoded / (end - begin) if end > begin else 0.0

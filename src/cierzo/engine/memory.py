@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from cierzo.config import BLOCK_SIZE, ModelConfig
-from cierzo.errors import ModelTooLargeError
+from cierzo.errors import ModelTooLargeError, SettingError
 
 NUM_FULL_SEQUENCES = 8
 """Sequences of full length that the KV cache is made for, where memory allows: most are far
@@ -45,7 +45,8 @@ def plan_kv_cache(
     weights leave free; at least for one.
 
     With `max_model_len` None it is the model's own, or what memory holds if that is less.
-    Raises ModelTooLargeError, with the sums.
+    Raises ModelTooLargeError, with the sums, and SettingError for a `max_model_len` over the
+    model's own.
     """
     left_bytes = free_bytes - weights_nbytes
     if left_bytes <= 0:
@@ -55,7 +56,12 @@ def plan_kv_cache(
         )
     block_bytes = config.kv_bytes_per_token * BLOCK_SIZE
     most_blocks = int(left_bytes * memory_share) // block_bytes
-    length = min(max_model_len or config.max_seq_len, config.max_seq_len)
+    length = max_model_len or config.max_seq_len
+    if length > config.max_seq_len:
+        raise SettingError(
+            f"max_model_len {length} is over the {config.max_seq_len} tokens that the model was "
+            "made for; lower it or leave it unset"
+        )
     if max_model_len is None and most_blocks * BLOCK_SIZE >= min(LEAST_USEFUL_LEN, length):
         length = min(length, most_blocks * BLOCK_SIZE)
     blocks_each = -(-length // BLOCK_SIZE)

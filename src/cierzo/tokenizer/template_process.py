@@ -19,7 +19,7 @@ from typing import Any
 from cierzo.errors import TemplateError
 
 MAX_RENDER_S = 5.0
-MAX_WORKER_BYTES = 1 << 30
+MAX_WORKER_BYTES = 1 << 29
 """Address space, not resident memory: an idle worker maps a few tens of MB."""
 
 MIN_OUTPUT_CHARS = 1 << 20

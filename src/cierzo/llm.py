@@ -1,0 +1,314 @@
+"""A model for scripts: text or token ids in, text, logits or embeddings out. No server.
+
+Composes hub, models, tokenizer and engine; each of them knows nothing of the others' business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo import hub, kernels
+from cierzo.config import EngineConfig, ModelConfig
+from cierzo.engine import (
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprob,
+    TokenStream,
+)
+from cierzo.engine.memory import free_memory_bytes, plan_kv_cache
+from cierzo.errors import ContextOverflowError, EngineError, RequestError
+from cierzo.models.loading import ensure_packed
+from cierzo.models.packed_folder import open_packed
+from cierzo.models.transformer import Transformer
+from cierzo.settings import Settings, load_settings
+from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.detokenizer import Detokenizer
+from cierzo.tokenizer.stop_strings import StopMatcher
+from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+Prompt = str | Sequence[int]
+"""Text, or its token ids, taken as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionOutput:
+    """One continuation. `token_ids` may run past `text` where a stop string cut it."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one prompt: `params.n` outputs. `num_cached_tokens` of it were not computed
+    again. `prompt_logprobs` has one entry per prompt token, None for the first."""
+
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    num_cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """The first output's text."""
+        return self.outputs[0].text
+
+
+class LLM:
+    """A loaded model with its engine. Close it, or use it in a `with` block.
+
+    `name_or_path` is a pulled model's name, a .gguf file, or a folder. What is not given comes
+    from `settings`, or where these are None from the environment (CIERZO_*) and the defaults.
+    Raises ModelError and its kin, SettingError.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        *,
+        dtype: Literal["auto", "bf16", "int8", "int4"] | None = None,
+        threads: int | None = None,
+        max_model_len: int | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        given = {"dtype": dtype, "threads": threads, "max_model_len": max_model_len}
+        if settings is None:
+            settings = load_settings(given)
+        elif overriding := {name: value for name, value in given.items() if value is not None}:
+            settings = settings.model_copy(update=overriding)
+        if settings.isa is not None:
+            kernels.set_isa(settings.isa)
+        if settings.threads is not None:
+            kernels.set_num_threads(settings.threads)
+        source = hub.resolve(name_or_path, home=settings.home)
+        folder = ensure_packed(source, settings.dtype, cache_dir=settings.home / "packed")
+        packed = open_packed(folder)
+        plan = plan_kv_cache(
+            packed.config,
+            weights_nbytes=packed.weights_nbytes,
+            free_bytes=free_memory_bytes(),
+            memory_share=settings.memory_share,
+            max_model_len=settings.max_model_len,
+        )
+        self.config: ModelConfig = packed.config
+        self.max_model_len = plan.max_model_len
+        self.tokenizer: Tokenizer = load_tokenizer(folder)
+        self._chat_prompt = ChatPrompt(self.tokenizer)
+        self._max_waiting = max(1, settings.max_waiting)
+        self.engine = Engine(
+            Transformer(packed),
+            EngineConfig(
+                max_model_len=plan.max_model_len,
+                token_budget=settings.token_budget,
+                max_running=settings.max_running,
+                max_waiting=self._max_waiting,
+                num_blocks=plan.num_blocks,
+                prefix_caching=settings.prefix_caching,
+            ),
+        )
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Continue each prompt, all at once. Text gets the model's beginning-of-sequence token,
+        if it wants one; token ids are taken as they are.
+
+        Raises RequestError for what cannot run, EngineError for what failed under way.
+        """
+        params = params or SamplingParams()
+        encoded = [self._encode(prompt) for prompt in _as_list(prompts)]
+        return list(self._complete_all(encoded, params, continues=True))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Completion:
+        """Answer a conversation in the API's shapes. Also raises PromptError."""
+        token_ids = tuple(self._chat_prompt.encode(messages, tools))
+        (completion,) = self._complete_all([token_ids], params or SamplingParams(), continues=False)
+        return completion
+
+    def stream_chat(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
+    ) -> Iterator[str]:
+        """The answer's text (the first, for n > 1) as it comes; leaving early stops the engine."""
+        token_ids = tuple(self._chat_prompt.encode(messages))
+        return self._stream(token_ids, params or SamplingParams(), continues=False)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """The continuation's text as it comes, likewise."""
+        return self._stream(self._encode(prompt), params or SamplingParams(), continues=True)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [n_tokens, vocab_size]: row i is the model's opinion of token i + 1."""
+        return self.engine.logits(self._checked(token_ids))
+
+    def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+        """One vector [dim] of length 1 per text: the last token's hidden state after the final
+        norm, which in a causal model is the one that has read the whole text."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        vectors = np.empty((len(texts), self.config.dim), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            last = self.engine.hidden(self._checked(self._encode(text)))[-1]
+            vector[:] = last / max(float(np.linalg.norm(last)), np.finfo(np.float32).tiny)
+        return vectors
+
+    def close(self) -> None:
+        """Stop the engine and free what the model holds. Idempotent."""
+        self.engine.close()
+        self._chat_prompt.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(prompt, add_bos=self.tokenizer.adds_bos))
+        return tuple(prompt)
+
+    def _checked(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        if not token_ids:
+            raise RequestError("a sequence needs at least one token; got none", param="token_ids")
+        if len(token_ids) > self.max_model_len:
+            raise ContextOverflowError(
+                f"{len(token_ids)} tokens are over the context of {self.max_model_len}; shorten "
+                "the text or raise max_model_len",
+                param="token_ids",
+            )
+        if not 0 <= min(token_ids) <= max(token_ids) < self.config.vocab_size:
+            raise RequestError(
+                f"token ids must be in 0 … {self.config.vocab_size - 1}; got {min(token_ids)} … "
+                f"{max(token_ids)}",
+                param="token_ids",
+            )
+        return np.array(token_ids, np.int32)
+
+    def _submit(self, token_ids: tuple[int, ...], params: SamplingParams) -> TokenStream:
+        return self.engine.submit(
+            GenerationRequest("", token_ids, params, stop_token_ids=self.tokenizer.eos_ids)
+        )
+
+    def _complete_all(
+        self, prompts: list[tuple[int, ...]], params: SamplingParams, *, continues: bool
+    ) -> Iterator[Completion]:
+        waiting = iter(prompts)
+        started: deque[tuple[tuple[int, ...], TokenStream]] = deque()
+        try:
+            while True:
+                room = self._max_waiting - len(started)
+                for prompt in islice(waiting, room):
+                    started.append((prompt, self._submit(prompt, params)))
+                if not started:
+                    return
+                prompt, stream = started[0]
+                yield self._read(prompt, stream, params, continues)
+                started.popleft()
+        finally:
+            for _, stream in started:
+                stream.close()
+
+    def _read(
+        self, prompt: tuple[int, ...], stream: TokenStream, params: SamplingParams, continues: bool
+    ) -> Completion:
+        readers = [self._reader(index, params, continues) for index in range(params.n)]
+        num_cached_tokens, prompt_logprobs = 0, None
+        for event in stream:
+            reader = readers[event.index]
+            reader.read(event)
+            if reader.finish_reason is not None and event.finish_reason is None:
+                stream.close(event.index)
+            num_cached_tokens = event.num_cached_tokens
+            prompt_logprobs = event.prompt_logprobs or prompt_logprobs
+        outputs = tuple(reader.output() for reader in readers)
+        return Completion(prompt, outputs, num_cached_tokens, prompt_logprobs)
+
+    def _stream(
+        self, token_ids: tuple[int, ...], params: SamplingParams, *, continues: bool
+    ) -> Iterator[str]:
+        reader = self._reader(0, params, continues)
+        stream = self._submit(token_ids, params)
+        try:
+            for event in stream:
+                if event.index == 0 and (piece := reader.read(event)):
+                    yield piece
+                if reader.finish_reason is not None:
+                    return
+        finally:
+            stream.close()
+
+    def _reader(self, index: int, params: SamplingParams, continues: bool) -> _TextReader:
+        detokenizer = Detokenizer(self.tokenizer, keep_first_space=continues)
+        return _TextReader(index, detokenizer, StopMatcher(params.stop), params)
+
+
+class _TextReader:
+    """One sequence's events to text, cut at the first stop string."""
+
+    def __init__(
+        self, index: int, detokenizer: Detokenizer, stop: StopMatcher, params: SamplingParams
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self._index = index
+        self._detokenizer = detokenizer
+        self._stop = stop
+        self._pieces: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
+
+    def read(self, event: TokenEvent) -> str:
+        """The text that is certain now. Raises EngineError when the sequence failed."""
+        if event.error is not None:
+            raise EngineError(event.error)
+        text, is_stopped = "", False
+        if event.token_id is not None:
+            self._token_ids.append(event.token_id)
+            text, is_stopped = self._stop.add(self._detokenizer.add(event.token_id))
+            if self._logprobs is not None and event.logprob is not None:
+                self._logprobs.append(event.logprob)
+        if event.finish_reason is not None and not is_stopped:
+            rest, is_stopped = self._stop.add(self._detokenizer.flush())
+            text += rest + self._stop.flush()
+        self.finish_reason = "stop" if is_stopped else event.finish_reason
+        self._pieces.append(text)
+        return text
+
+    def output(self) -> CompletionOutput:
+        assert self.finish_reason is not None
+        logprobs = None if self._logprobs is None else tuple(self._logprobs)
+        return CompletionOutput(
+            self._index, "".join(self._pieces), tuple(self._token_ids), self.finish_reason, logprobs
+        )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt, text or token ids, becomes a list of one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and all(isinstance(item, (int, np.integer)) for item in prompts):
+        return [[int(item) for item in prompts]]  # type: ignore[arg-type]
+    return list(prompts)  # type: ignore[arg-type]

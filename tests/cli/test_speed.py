@@ -1,0 +1,48 @@
+"""What the benchmark counts: arrivals in, rates out, and prompts that no cache has seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from cierzo.cli.speed import decode_rate, last_first, measure
+from cierzo.config import EngineConfig
+from cierzo.engine import Engine
+from cierzo.errors import EngineError
+from tests.engine.fake_model import VOCAB_SIZE, FakeModel
+
+
+def test_prefill_ends_with_the_last_sequence() -> None:
+    assert last_first([[1.0, 2.0], [1.5, 2.5]]) == 1.5
+
+
+def test_decode_counts_only_while_all_are_decoding() -> None:
+    late = [4.0, 5.0, 6.0, 7.0]
+    early = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert decode_rate([early, late]) == (2 + 2) / (6.0 - 4.0)
+
+
+def test_no_time_in_common_is_no_rate() -> None:
+    assert decode_rate([[1.0, 2.0], [3.0, 4.0]]) == 0.0
+
+
+def test_every_prompt_is_computed() -> None:
+    model = FakeModel()
+    engine = Engine(model, EngineConfig(max_model_len=64, num_blocks=64))
+    try:
+        speed = measure(engine, VOCAB_SIZE, batch=3, prompt=20, generate=8, repeat=2)
+    finally:
+        engine.close()
+    assert speed.batch == 3
+    assert speed.prefill_range[0] <= speed.prefill_tok_s <= speed.prefill_range[1]
+    assert speed.decode_tok_s > 0
+    warm_up, rounds = 3 * (20 + 7), 2 * (3 * 20 + 3 * (20 + 7))
+    assert model.num_computed_tokens == warm_up + rounds
+
+
+def test_a_failing_engine_is_no_measurement() -> None:
+    engine = Engine(FakeModel(fail_on=0), EngineConfig(max_model_len=512, num_blocks=256))
+    try:
+        with pytest.raises(EngineError, match="during the measurement"):
+            measure(engine, VOCAB_SIZE, batch=2, prompt=400, generate=4, repeat=1)
+    finally:
+        engine.close()

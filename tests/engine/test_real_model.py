@@ -1,0 +1,99 @@
+"""The engine's promises with the real forward pass, on a tiny model of each kind that matters.
+
+The numeric contract makes these equalities exact: same token ids, and same logprobs to the bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cierzo.config import EngineConfig
+from cierzo.engine.core import EngineCore
+from cierzo.engine.request import GenerationRequest, SamplingParams
+from cierzo.models.loading import ensure_packed
+from cierzo.models.packed_folder import open_packed
+from cierzo.models.transformer import Transformer
+from tests.engine.helpers import Result, finish_all, run_all
+from tests.tiny_checkpoints import BlockType, tiny_model, write_gguf
+
+KINDS = ["mistral", "mistral-window", "mistral-window-list", "mixtral", "ministral3"]
+SAMPLED = SamplingParams(temperature=0.9, max_tokens=24, seed=11, logprobs=2)
+
+
+@cache
+def model_of(kind: str) -> Transformer:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        write_gguf(path, tiny_model(kind), block_type=BlockType.Q4_1)
+        return Transformer(open_packed(ensure_packed(path)))
+
+
+def core_of(kind: str, **config: Any) -> EngineCore:
+    fields: dict[str, Any] = {
+        "max_model_len": 160,
+        "token_budget": 64,
+        "max_running": 8,
+        "num_blocks": 128,
+    }
+    return EngineCore(model_of(kind), EngineConfig(**(fields | config)))
+
+
+def request_of(length: int, seed: int = 0, params: SamplingParams = SAMPLED) -> GenerationRequest:
+    prompt = np.random.default_rng(seed).integers(0, 320, length)
+    return GenerationRequest("r", tuple(prompt.tolist()), params)
+
+
+def said(result: Result) -> list[object]:
+    """Token ids with their logprobs, exactly."""
+    return [(event.token_id, event.logprob) for event in result.events]
+
+
+def alone(kind: str, request: GenerationRequest) -> list[object]:
+    return said(run_all(core_of(kind, token_budget=256), [request])[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunked_batched_cached_and_preempted_are_the_same_to_the_bit(kind: str) -> None:
+    requests = [request_of(30 + 17 * i, seed=i) for i in range(5)]
+    expected = [alone(kind, request) for request in requests]
+    assert len({str(text) for text in expected}) == 5
+
+    core = core_of(kind, token_budget=24)  # chunked, in company
+    assert [said(result) for result in run_all(core, requests)] == expected
+
+    again = core_of(kind)
+    run_all(again, requests)
+    for arrival, request in enumerate(requests, start=10):  # from the prefix cache
+        again.add(arrival, request)
+    warm = finish_all(again)
+    assert [said(warm[arrival, 0]) for arrival in range(10, 15)] == expected
+    if kind != "mistral-window":  # whose early blocks are gone
+        assert all(warm[arrival, 0].events[0].num_cached_tokens > 0 for arrival in range(10, 15))
+
+
+@pytest.mark.parametrize("kind", ["mistral", "mixtral"])
+def test_preempted_is_the_same_to_the_bit(kind: str) -> None:
+    requests = [
+        request_of(40 + i, seed=i, params=replace(SAMPLED, max_tokens=60)) for i in range(4)
+    ]
+    core = core_of(kind, num_blocks=14)
+    results = run_all(core, requests)
+    assert core.stats().num_preempted > 0
+    assert [said(result) for result in results] == [alone(kind, request) for request in requests]
+
+
+def test_a_sliding_window_holds_few_blocks() -> None:
+    core = core_of("mistral-window", num_blocks=8, token_budget=16, max_running=2)
+    core.add(0, request_of(100, params=replace(SAMPLED, max_tokens=50)))
+    most_used = 0
+    while core.has_work:
+        core.step()
+        most_used = max(most_used, 8 - core.stats().num_free_blocks)
+    assert most_used <= 4
