@@ -7,6 +7,7 @@ property-based tests need.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def fake_config(sliding_window: int | None = None, n_layers: int = 1) -> ModelCo
 
 
 class FakeModel:
-    """KV cache: [slot] → (token id, position). `fail_on` makes a step with that token raise."""
+    """KV cache: [slot] → (token id, position). `fail_on` is a token that it never
+    chooses, and that makes a step raise."""
 
     def __init__(self, sliding_window: int | None = None, fail_on: int | None = None) -> None:
         self.config = fake_config(sliding_window)
@@ -60,6 +62,8 @@ class FakeModel:
         self.logits.resize(len(logits_rows))
         for out, row in zip(self.logits.numpy(), logits_rows.tolist(), strict=True):
             out[:] = self._row_logits(step, kv_cache, row)
+            if self.fail_on is not None:
+                out[self.fail_on] = -np.inf
         return self.logits
 
     def hidden(self, step: StepArrays, kv_cache: Any, rows: NDArray[np.int32]) -> Tensor:
@@ -81,7 +85,8 @@ class FakeModel:
 
 def hash_logits(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
     """Logits [VOCAB_SIZE] in -4 … 4 that depend on every token and on their order."""
-    seed = np.array([hash(tokens.tobytes()) & (2**64 - 1)], np.uint64)
+    digest = blake2b(tokens.astype(np.int32).tobytes(), digest_size=8).digest()
+    seed = np.frombuffer(digest, np.uint64)
     state = seed * np.arange(1, VOCAB_SIZE + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state ^= state >> np.uint64(29)
     state *= np.uint64(0xBF58476D1CE4E5B9)

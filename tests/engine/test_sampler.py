@@ -254,6 +254,24 @@ def test_a_constraint_that_raises_fails_its_own_request_only(method: str) -> Non
     assert core.stats().num_free_blocks == 64
 
 
+def test_constraints_that_fail_in_the_same_step_end_their_request_once() -> None:
+    class FailsLate(OnlyTokens):
+        def accept(self, token_id: int) -> None:
+            super().accept(token_id)
+            if len(self.accepted) == 4:
+                raise ValueError("too late")
+
+        def fork(self) -> LogitsConstraint:
+            return FailsLate(self.allowed, self.length)
+
+    core = make_core()
+    params = replace(GREEDY, n=3)
+    core.add(0, make_request(PROMPT, params, constraint=FailsLate([5, 50], 9)))
+    results = finish_all(core)
+    assert {result.finish_reason for result in results.values()} == {"error"}
+    assert not core.is_live(0) and core.stats().num_free_blocks == 64
+
+
 def test_a_constraint_that_allows_nothing_is_an_error() -> None:
     result = run_one(make_core(), make_request(PROMPT, constraint=OnlyTokens([], 9)))
     assert result.finish_reason == "error" and "allows no token" in result.error

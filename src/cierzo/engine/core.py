@@ -172,7 +172,7 @@ class EngineCore:
 
     def _end(self, arrival: int, message: str) -> Events:
         """End what still lives of a request with error events."""
-        live = [s for s in self._requests[arrival] if not s.is_finished]
+        live = [s for s in self._requests.get(arrival, ()) if not s.is_finished]
         for sequence in reversed(live):
             self.scheduler.finish(sequence, "error")
         self._forget_finished(arrival)
@@ -180,9 +180,8 @@ class EngineCore:
 
     def _number(self, events: list[tuple[Sequence, TokenEvent]]) -> Events:
         """Events by request. One sequence's error is the end of all its request's sequences."""
-        numbered: Events = []
+        numbered = [(sequence.arrival, event) for sequence, event in events]
         for sequence, event in events:
-            numbered.append((sequence.arrival, event))
             if event.error is not None:
                 numbered += self._end(sequence.arrival, event.error)
             elif sequence.is_finished:
