@@ -167,3 +167,19 @@ def test_engine_error_later(client: httpx.Client, engine: ScriptedEngine) -> Non
     received = chunks(client.post(CHAT, json=body(stream=True)))
     assert received[-1]["choices"][0]["finish_reason"] == "error"
     check(client.post(CHAT, json=body()), 500, "internal_error", "the step failed")
+
+
+def test_foreign_web_pages_are_refused(client: httpx.Client, engine: ScriptedEngine) -> None:
+    for origin in ("https://example.org", "null", "http://localhost.example.org"):
+        answer = client.post(CHAT, json=body(), headers={"origin": origin})
+        check(answer, 403, "origin_not_allowed", origin)
+    assert engine.requests == []
+
+
+def test_local_web_pages_are_welcome(client: httpx.Client, engine: ScriptedEngine) -> None:
+    origin = {"origin": "http://localhost:3000"}
+    preflight = {"access-control-request-method": "POST"}
+    allowed = client.request("OPTIONS", CHAT, headers={**origin, **preflight})
+    assert allowed.headers["access-control-allow-origin"] == origin["origin"]
+    answer = client.post(CHAT, json=body(), headers=origin)
+    assert answer.headers["access-control-allow-origin"] == origin["origin"]

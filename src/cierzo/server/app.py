@@ -24,7 +24,12 @@ from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
 from cierzo.server.health_probe import HealthProbe
 from cierzo.server.metrics import Metrics
-from cierzo.server.middleware import MetricsMiddleware, RequestIdMiddleware
+from cierzo.server.middleware import (
+    LOOPBACK_ORIGIN,
+    MetricsMiddleware,
+    OriginMiddleware,
+    RequestIdMiddleware,
+)
 from cierzo.server.routes import chat, health, models
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.common import ErrorBody
@@ -33,12 +38,19 @@ from cierzo.server.served_model import ServedModel, ServedModels
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-EXPOSED_HEADERS = (
-    "mistral-correlation-id",
-    "x-request-id",
-    "retry-after",
-    chat.IGNORED_FIELDS_HEADER,
+MIDDLEWARE = (
+    Middleware(MetricsMiddleware),
+    Middleware(RequestIdMiddleware),
+    Middleware(OriginMiddleware),
+    Middleware(
+        CORSMiddleware,
+        allow_origin_regex=LOOPBACK_ORIGIN,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-request-id", "retry-after", chat.IGNORED_FIELDS_HEADER),
+    ),
 )
+"""Outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,7 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST loses its body in the SDKs
         lifespan=_lifespan,
-        middleware=_middleware(config),
+        middleware=MIDDLEWARE,
         exception_handlers={
             HTTPException: on_http_exception,
             CierzoError: on_error,
@@ -101,22 +113,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for model in app.state.models:
         await asyncio.to_thread(model.engine.close)
         model.text.close()
-
-
-def _middleware(config: ServerConfig) -> list[Middleware]:
-    """Outermost first."""
-    stack = [Middleware(RequestIdMiddleware), Middleware(MetricsMiddleware)]
-    if config.cors_origins:
-        stack.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=config.cors_origins,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=EXPOSED_HEADERS,
-            )
-        )
-    return stack
 
 
 def _add_route(app: FastAPI, route: Route) -> None:

@@ -10,12 +10,10 @@ class ServerConfig:
     """`strict_fields` refuses unknown request fields (422) instead of ignoring them.
 
     `ping_interval_s` is the longest silence on a stream. On shutdown, running requests
-    have `drain_s` to finish before they are cut off. `cors_origins` lists the web origins
-    that browsers may call from ("*": any).
+    have `drain_s` to finish before they are cut off.
     """
 
     strict_fields: bool = False
     max_body_bytes: int = 32 * 1024 * 1024
     ping_interval_s: float = 10.0
     drain_s: float = 30.0
-    cors_origins: tuple[str, ...] = ()

@@ -1,19 +1,22 @@
-"""Around every request: an id in the headers that the clients read, and a count of the answer."""
+"""Around every request: an id in the headers that clients read, a count, who may ask."""
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 import uuid
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cierzo.server.error_responses import response_for
+from cierzo.server.error_responses import error_response, response_for
 from cierzo.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 def new_request_id() -> str:
@@ -85,3 +88,26 @@ class MetricsMiddleware:
             metrics: Metrics = scope["app"].state.metrics
             route = getattr(scope.get("route"), "path", "none")
             metrics.http_requests.labels(scope["method"], route, status).inc()
+
+
+class OriginMiddleware:
+    """Refuses web pages that do not come from this machine.
+
+    A browser lets any page send requests to loopback, and without keys nothing else would
+    keep a foreign page from using the models. Programs that are no browser send no Origin.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        if origin is None or re.fullmatch(LOOPBACK_ORIGIN, origin):
+            await self.app(scope, receive, send)
+            return
+        refusal = error_response(
+            403,
+            f"web pages from {origin} may not use this server; pages served from localhost may",
+            type="origin_not_allowed",
+        )
+        await refusal(scope, receive, send)
