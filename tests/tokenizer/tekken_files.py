@@ -12,9 +12,14 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from tests.tokenizer.vocabularies import TEKKEN_FILE
 
-_NEWER = (SpecialTokens.args, SpecialTokens.call_id, SpecialTokens.begin_think)
-_NEWER += (SpecialTokens.end_think, SpecialTokens.begin_model_settings)
-_NEWER += (SpecialTokens.end_model_settings,)
+_NEWER = (
+    SpecialTokens.args,
+    SpecialTokens.call_id,
+    SpecialTokens.begin_think,
+    SpecialTokens.end_think,
+    SpecialTokens.begin_model_settings,
+    SpecialTokens.end_model_settings,
+)
 N_WORDS = 6000
 """Words kept of the shipped 150 000, so that a file loads in a moment."""
 

@@ -178,7 +178,7 @@ def test_tools_are_refused_where_the_version_has_none(
 def test_foreign_call_ids_become_nine_alphanumerics_that_still_match(
     vendor_tokenizers: dict[str, Tokenizer],
 ) -> None:
-    messages = [
+    messages: Messages = [
         USER,
         {"role": "assistant", "tool_calls": [_call("call_0a1b2c3d4e5f", "now", "{}")]},
         {"role": "tool", "tool_call_id": "call_0a1b2c3d4e5f", "content": "noon"},
@@ -192,7 +192,11 @@ def test_foreign_call_ids_become_nine_alphanumerics_that_still_match(
 
 def test_vendor_refusals_are_typed(vendor_tokenizers: dict[str, Tokenizer]) -> None:
     v3, v11 = ChatPrompt(vendor_tokenizers["spm-v3"]), ChatPrompt(vendor_tokenizers["tekken-v11"])
-    both = {"role": "assistant", "content": "A", "tool_calls": [_call("abcdefghi", "now", "{}")]}
+    both: dict[str, Any] = {
+        "role": "assistant",
+        "content": "A",
+        "tool_calls": [_call("abcdefghi", "now", "{}")],
+    }
     result = {"role": "tool", "tool_call_id": "abcdefghi", "content": "noon"}
     with pytest.raises(ToolCallError, match="either content or tool_calls"):
         v3.encode([USER, both, result])

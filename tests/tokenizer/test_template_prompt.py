@@ -40,7 +40,18 @@ def _prompt(folder: Path, template: str, **fields: Any) -> tuple[ChatPrompt, Tok
 def test_default_models_prompt_is_chatml(smollm2: Tokenizer) -> None:
     prompt = ChatPrompt(smollm2).encode([{"role": "system", "content": "S"}, USER])
     start, end = 1, 2
-    pieces = [start, "system\nS", end, "\n", start, "user\nWhy?", end, "\n", start, "assistant\n"]
+    pieces: list[int | str] = [
+        start,
+        "system\nS",
+        end,
+        "\n",
+        start,
+        "user\nWhy?",
+        end,
+        "\n",
+        start,
+        "assistant\n",
+    ]
     assert prompt == [
         token_id
         for piece in pieces

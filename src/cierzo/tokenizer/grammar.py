@@ -6,6 +6,7 @@ Grammars are llguidance's; this module writes them and hands the engine token ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,8 @@ from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_format import ToolFormat
 from cierzo.tokenizer.tool_grammar import FREE_TEXT, ToolGrammar, held_schema, json_rule
 
+_QUOTED = re.compile(r"\d+ \|")
+
 
 class Constraint:
     """One sequence's place in a grammar: which tokens may come next."""
@@ -30,9 +33,11 @@ class Constraint:
 
     def allowed_tokens(self) -> NDArray[np.uint32]:
         """Bit mask over the vocabulary, uint32 [ceil(vocab_size / 32)]; bit set = allowed."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        known = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[: self._num_words]
         self._check()
-        return mask[: self._num_words]
+        mask = np.zeros(self._num_words, dtype=np.uint32)  # logits beyond the vocabulary: never
+        mask[: len(known)] = known
+        return mask
 
     def accept(self, token_id: int) -> None:
         """Advance by a token. Raises GrammarError for one that the grammar does not allow."""
@@ -123,9 +128,8 @@ class GrammarCompiler:
             grammar = LLMatcher.grammar_from_lark(grammar)
         matcher = LLMatcher(self._indexed, grammar, log_level=0)
         if matcher.is_error():
-            problem = matcher.get_error().partition("\n")[0].rpartition("JSON schema: ")[2]
             raise GrammarError(
-                f"{param} cannot be compiled to a grammar: {problem:.400}. "
+                f"{param} cannot be compiled to a grammar: {_problem(matcher):.400}. "
                 "Simplify the schema or remove the keyword it names.",
                 param=param,
             )
@@ -135,7 +139,6 @@ class GrammarCompiler:
     def _indexed(self) -> LLTokenizer:
         return LLTokenizer(
             TokenizerWrapper(_Vocabulary(self._tokenizer)),
-            n_vocab=max(self._vocab_size, self._tokenizer.vocab_size),
             eos_token=sorted(self._tokenizer.eos_ids),
         )
 
@@ -186,6 +189,13 @@ def response_schema(response_format: Mapping[str, Any] | None) -> dict[str, Any]
             param="response_format",
         )
     return held_schema(schema, strict=bool(wanted.get("strict")))
+
+
+def _problem(matcher: LLMatcher) -> str:
+    """llguidance's message without the lines in which it quotes our grammar."""
+    lines = [line.strip() for line in matcher.get_error().splitlines()]
+    told = [line for line in lines if line.strip("^ ") and not _QUOTED.match(line)]
+    return " ".join(told).rpartition("JSON schema: ")[2]
 
 
 def _chosen_tools(

@@ -160,6 +160,7 @@ class _TaggedParser:
         self._matcher = StopMatcher([CALL_OPEN])
         self._space = ""
         self._body: str | None = None
+        self._has_called = False
 
     def text(self, text: str) -> list[Part]:
         parts: list[Part] = []
@@ -176,7 +177,7 @@ class _TaggedParser:
             body, closing, text = self._body.partition(CALL_CLOSE)
             if not closing:
                 return parts
-            parts += _calls_in(body) or [CALL_OPEN + body + CALL_CLOSE]
+            parts += self._calls(body) or [CALL_OPEN + body + CALL_CLOSE]
             self._body = None
 
     def marker(self, marker: str) -> list[Part]:
@@ -185,8 +186,14 @@ class _TaggedParser:
     def end(self) -> list[Part]:
         body, self._body = self._body, None
         if body is not None:
-            return _calls_in(body) or [CALL_OPEN + body]
-        return self._content(self._matcher.flush())
+            return self._calls(body) or [CALL_OPEN + body]
+        parts = self._content(self._matcher.flush())
+        return parts if self._has_called or not self._space else [*parts, self._space]
+
+    def _calls(self, body: str) -> list[Part]:
+        calls = _calls_in(body)
+        self._has_called |= bool(calls)
+        return calls
 
     def _content(self, text: str) -> list[Part]:
         """White space waits: before a call it goes, before more text it stays."""
