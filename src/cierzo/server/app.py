@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -30,6 +30,7 @@ from cierzo.server.middleware import (
     OriginMiddleware,
     RequestIdMiddleware,
 )
+from cierzo.server.openapi import describe
 from cierzo.server.routes import chat, health, models
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.common import ErrorBody
@@ -104,6 +105,8 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
+    bodies = {route.path: route.body for route in ROUTES if route.body is not None}
+    app.openapi = cache(lambda: describe(app, bodies))  # type: ignore[method-assign]
     return app
 
 
@@ -117,10 +120,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _add_route(app: FastAPI, route: Route) -> None:
     """FastAPI's part is OpenAPI; bodies are read by the endpoints (`request_body.py`)."""
-    extra: dict[str, Any] = {}
-    if route.body is not None:
-        content = {"application/json": {"schema": route.body.model_json_schema()}}
-        extra["requestBody"] = {"required": True, "content": content}
     app.add_api_route(
         route.path,
         route.endpoint,
@@ -131,7 +130,6 @@ def _add_route(app: FastAPI, route: Route) -> None:
         },
         response_class=Response,
         response_model=None,
-        openapi_extra=extra or None,
     )
     if route.method == "GET":
         app.add_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)

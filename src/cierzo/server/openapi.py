@@ -1,0 +1,27 @@
+"""`/openapi.json`: FastAPI's description of the routes, with the bodies that endpoints read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+
+def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """The OpenAPI document; `bodies` gives the body schema of each POST path."""
+    document = get_openapi(title="Cierzo", version=version("cierzo"), routes=app.routes)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for path, body in bodies.items():
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[body.__name__] = schema
+        reference = {"$ref": f"#/components/schemas/{body.__name__}"}
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference}},
+        }
+    return document
