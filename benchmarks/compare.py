@@ -84,7 +84,7 @@ def run_llama_cpp(model: Path, threads: int) -> dict[str, Any]:
     if program := os.environ.get("LLAMA_BENCH"):
         return run_llama_bench(program, model, threads)
     python = ROOT / ".venv-bench" / "bin" / "python"
-    script = ROOT / "benchmarks" / "llama_cpp.py"
+    script = ROOT / "benchmarks" / "llama_speed.py"
     command = [str(python), str(script), str(model), "--threads", str(threads)]
     measured: dict[str, Any] = run([*command, "--prompt", str(PROMPT), "--generate", str(GENERATE)])
     return measured

@@ -1,7 +1,7 @@
 """One round of llama.cpp: prefill of a prompt, then decode after it. Prints one JSON object.
 
 Runs in .venv-bench and knows nothing of Cierzo:
-    python llama_cpp.py MODEL.gguf --threads N --prompt 512 --generate 128
+    python llama_speed.py MODEL.gguf --threads N --prompt 512 --generate 128
 Calls the C API directly, so that Python costs nothing that shows. Both of its attention paths are
 measured, and the faster is reported for prefill and for decode separately.
 """
