@@ -14,18 +14,24 @@ from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.text_model import ChatPrompt
 from cierzo.tokenizer.messages import parse_messages
 
-BOS, EOS, TOOL_CALLS = 256, 257, 258
+BOS, EOS, TOOL_CALLS, THINK, END_THINK = range(256, 261)
 
 
 class ByteTokenizer:
-    """One token per byte, and three control tokens."""
+    """One token per byte, and five control tokens."""
 
-    vocab_size = 259
+    vocab_size = 261
     version = "bytes"
     bos_id: int | None = BOS
     adds_bos = True
     eos_ids = frozenset({EOS})
-    control_tokens: Mapping[str, int] = {"<s>": BOS, "</s>": EOS, "[TOOL_CALLS]": TOOL_CALLS}
+    control_tokens: Mapping[str, int] = {
+        "<s>": BOS,
+        "</s>": EOS,
+        "[TOOL_CALLS]": TOOL_CALLS,
+        "[THINK]": THINK,
+        "[/THINK]": END_THINK,
+    }
     adds_space_prefix = False
     chat_template: str | None = None
     template_variables: Mapping[str, str] = {"bos_token": "<s>", "eos_token": "</s>"}

@@ -16,6 +16,8 @@ from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
 from cierzo.tokenizer.tokenizer import Tokenizer
 
+BEGIN_THINK, END_THINK = "[THINK]", "[/THINK]"
+
 FinishReason = Literal["stop", "length", "model_length", "tool_calls", "error"]
 
 
@@ -67,20 +69,38 @@ class AnswerPlan:
 
 @dataclass(slots=True)
 class ChoiceDelta:
-    """What one event adds to one choice. `finish_reason` is set on the choice's last."""
+    """What one event adds to one choice. `finish_reason` is set on the choice's last.
+
+    `thinking` stands before `text`; `ends_thinking` when no more of it follows.
+    """
 
     index: int
     text: str = ""
+    thinking: str = ""
+    ends_thinking: bool = False
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] | None = None
     prompt_logprobs: list[dict[str, Any]] | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None
 
+    def add(self, later: ChoiceDelta) -> None:
+        """Make this delta the sum of itself and a later one of the same choice."""
+        self.text += later.text
+        self.thinking += later.thinking
+        self.ends_thinking = self.ends_thinking or later.ends_thinking
+        self.tool_calls += later.tool_calls
+        if later.logprobs is not None:
+            self.logprobs = [*(self.logprobs or ()), *later.logprobs]
+        if later.prompt_logprobs is not None:
+            self.prompt_logprobs = later.prompt_logprobs
+        self.finish_reason = later.finish_reason
+
     @property
     def is_empty(self) -> bool:
         return not (
             self.text
+            or self.thinking
             or self.tool_calls
             or self.logprobs
             or self.prompt_logprobs
@@ -89,7 +109,8 @@ class ChoiceDelta:
 
 
 class ChoiceReader:
-    """Reads one sequence: detokenizes, takes tool calls out, cuts at stop strings."""
+    """Reads one sequence: detokenizes, sets thinking apart, takes tool calls out, cuts at stop
+    strings. Thinking is what stands between the vocabulary's two control tokens for it."""
 
     def __init__(self, index: int, plan: AnswerPlan) -> None:
         self.index = index
@@ -100,6 +121,10 @@ class ChoiceReader:
         self._parser = plan.make_parser() if plan.make_parser else None
         self._num_tool_calls = 0
         self._pending_prefix = plan.prefix
+        self._is_thinking = False
+        self._has_thought = False  # and the caller has not been told that it ended
+        controls = plan.tokenizer.control_tokens
+        self._think_ids = controls.get(BEGIN_THINK), controls.get(END_THINK)
 
     def read(self, event: TokenEvent) -> ChoiceDelta:
         """What `event` adds. After a delta with `finish_reason` there are no more."""
@@ -112,14 +137,25 @@ class ChoiceReader:
         if event.token_id is not None:
             if event.logprob is not None and self._plan.wants_logprobs:
                 delta.logprobs = [self._logprob_json(event.logprob)]
-            text = self._detokenizer.add(event.token_id)
-            if self._parser is not None:
-                text, calls = self._parser.add(event.token_id, text)
-                self._add_tool_calls(delta, calls)
-            self._add_text(delta, text)
+            self._read_token(delta, event.token_id)
         if event.finish_reason is not None and not self.is_finished:
             self._finish(delta, event)
+        if self._has_thought and (delta.text or delta.tool_calls or delta.finish_reason):
+            self._has_thought, delta.ends_thinking = False, not self._is_thinking
         return delta
+
+    def _read_token(self, delta: ChoiceDelta, token_id: int) -> None:
+        if token_id in self._think_ids:
+            self._is_thinking = token_id == self._think_ids[0]
+            self._has_thought = True
+        text = self._detokenizer.add(token_id)
+        if self._is_thinking:
+            delta.thinking += text
+            return
+        if self._parser is not None:
+            text, calls = self._parser.add(token_id, text)
+            self._add_tool_calls(delta, calls)
+        self._add_text(delta, text)
 
     def _add_text(self, delta: ChoiceDelta, text: str) -> None:
         if self._stop is not None and text:

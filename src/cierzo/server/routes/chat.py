@@ -69,11 +69,12 @@ class _Answer:
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises EngineError when a choice ends in an error."""
-        choices = [_new_choice(index) for index in range(self._chat.request.params.n)]
+        totals = [ChoiceDelta(index) for index in range(self._chat.request.params.n)]
         async for delta in self._deltas():
             if delta.finish_reason == "error":
                 raise EngineError(delta.error or "the engine stopped this request")
-            _add_delta(choices[delta.index], delta)
+            totals[delta.index].add(delta)
+        choices = [_choice(total) for total in totals]
         return {**self._head, "choices": choices, "usage": self._usage.as_json()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -106,24 +107,25 @@ def _check_extra_fields(body: ChatCompletionRequest, *, strict: bool) -> dict[st
     return {IGNORED_FIELDS_HEADER: names.encode("ascii", "backslashreplace").decode()[:1024]}
 
 
-def _new_choice(index: int) -> dict[str, Any]:
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": "", "tool_calls": None, "prefix": False},
-        "finish_reason": None,
+def _choice(total: ChoiceDelta) -> dict[str, Any]:
+    """A whole choice, from the sum of its deltas."""
+    message = {
+        "role": "assistant",
+        "content": _content(total),
+        "tool_calls": total.tool_calls or None,
+        "prefix": False,
     }
+    choice = {"index": total.index, "message": message, "finish_reason": total.finish_reason}
+    return choice | _logprobs(total)
 
 
-def _add_delta(choice: dict[str, Any], delta: ChoiceDelta) -> None:
-    message = choice["message"]
-    message["content"] += delta.text
-    if delta.tool_calls:
-        message["tool_calls"] = [*(message["tool_calls"] or ()), *delta.tool_calls]
-    for name in ("logprobs", "prompt_logprobs"):
-        entries = getattr(delta, name)
-        if entries is not None:
-            choice.setdefault(name, {"content": []})["content"].extend(entries)
-    choice["finish_reason"] = delta.finish_reason
+def _content(delta: ChoiceDelta) -> str | list[dict[str, Any]]:
+    """Text; as a list of chunks while there is thinking in it."""
+    if not delta.thinking and not delta.ends_thinking:
+        return delta.text
+    thinking = [{"type": "text", "text": delta.thinking}] if delta.thinking else []
+    chunk = {"type": "thinking", "thinking": thinking, "closed": delta.ends_thinking}
+    return [chunk, {"type": "text", "text": delta.text}] if delta.text else [chunk]
 
 
 def _role_choice(index: int) -> dict[str, Any]:
@@ -131,12 +133,14 @@ def _role_choice(index: int) -> dict[str, Any]:
 
 
 def _delta_choice(delta: ChoiceDelta) -> dict[str, Any]:
-    content: dict[str, Any] = {"content": delta.text}
+    content: dict[str, Any] = {"content": _content(delta)}
     if delta.tool_calls:
         content["tool_calls"] = delta.tool_calls
     choice = {"index": delta.index, "delta": content, "finish_reason": delta.finish_reason}
-    for name in ("logprobs", "prompt_logprobs"):
-        entries = getattr(delta, name)
-        if entries is not None:
-            choice[name] = {"content": entries}
-    return choice
+    return choice | _logprobs(delta)
+
+
+def _logprobs(delta: ChoiceDelta) -> dict[str, Any]:
+    """The two logprob fields, each only where it was asked for."""
+    entries = {"logprobs": delta.logprobs, "prompt_logprobs": delta.prompt_logprobs}
+    return {name: {"content": value} for name, value in entries.items() if value is not None}

@@ -291,9 +291,27 @@ class ToolCallOut(BaseModel):
     index: int
 
 
+class AnswerText(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class AnswerThinking(BaseModel):
+    """`closed` is false while more thinking follows."""
+
+    type: Literal["thinking"] = "thinking"
+    thinking: list[AnswerText]
+    closed: bool
+
+
+AnswerContent = str | list[AnswerThinking | AnswerText]
+
+
 class AnswerMessage(BaseModel):
+    """Content is a list only in answers that hold thinking."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: AnswerContent
     tool_calls: list[ToolCallOut] | None = None
     prefix: bool = False
 
@@ -319,7 +337,7 @@ class ChatCompletionResponse(BaseModel):
 
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
-    content: str | None = None
+    content: AnswerContent | None = None
     tool_calls: list[ToolCallOut] | None = None
 
 
