@@ -22,7 +22,7 @@ from mistralai.client.models import UserMessage
 
 from cierzo import hub
 
-QUESTION = "What is a dry north wind good for? Answer in three sentences."
+QUESTION = "Why is the sky blue? Answer in three sentences."
 
 
 def main() -> None:
