@@ -4,10 +4,10 @@
 #pragma once
 #if defined(__AMX_TILE__) && defined(__cplusplus)
 #include <immintrin.h>
-#define _tile_loadconfig(config)                          \
-  do {                                                    \
-    const void* escaped_config = (config);                \
-    __asm__ volatile("" : : "r"(escaped_config) : "memory"); \
-    (_tile_loadconfig)(escaped_config);                   \
-  } while (0)
+#define _tile_loadconfig(config)                                 \
+    do {                                                         \
+        const void* escaped_config = (config);                   \
+        __asm__ volatile("" : : "r"(escaped_config) : "memory"); \
+        (_tile_loadconfig)(escaped_config);                      \
+    } while (0)
 #endif
