@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.tokenizer.pretokenizers import WORD_RULES
 from cierzo.tokenizer.token_bytes import byte_level_bytes
 from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from tests.tokenizer.tekken_files import tekken_fields
+from tests.tokenizer.tekken_files import N_SPECIAL, tekken_fields, tekken_gguf_fields, tekken_ranks
 from tests.tokenizer.vocabularies import (
     SPM_FILES,
     TEXTS,
-    byte_level_piece,
-    merges_from_ranks,
     smollm2_fields,
     smollm2_gold,
     spm_gguf_fields,
@@ -67,34 +64,16 @@ def test_spm_prompt_begins_with_bos_where_the_file_asks_for_it(
     assert without.encode_pieces(["hi"]) == spm.encode("hi")
 
 
-def _tekken_as_gguf() -> tuple[dict[str, Any], tiktoken.Encoding]:
-    """A Tekken vocabulary as llama.cpp converts it, and tiktoken reading the same words."""
-    tekken = tekken_fields("v7")
-    words = [base64.b64decode(word["token_bytes"]) for word in tekken["vocab"]]
-    ranks = {word: rank for rank, word in enumerate(words)}
-    special = [token["token_str"] for token in tekken["special_tokens"]]
-    fields = {
-        "model": "gpt2",
-        "pre": "tekken",
-        "tokens": [*special, *map(byte_level_piece, words)],
-        "token_types": [3] * len(special) + [1] * len(words),
-        "merges": merges_from_ranks(ranks),
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "add_bos_token": True,
-    }
-    encoding = tiktoken.Encoding(
-        "tekken", pat_str=tekken["config"]["pattern"], mergeable_ranks=ranks, special_tokens={}
-    )
-    return fields, encoding
-
-
 def test_bpe_ids_are_tiktoken_ids(tmp_path: Path) -> None:
-    fields, encoding = _tekken_as_gguf()
-    tokenizer = load_tokenizer(write_gguf_vocab(tmp_path, fields))
-    first = fields["token_types"].count(3)
+    tokenizer = load_tokenizer(write_gguf_vocab(tmp_path, tekken_gguf_fields("v7")))
+    encoding = tiktoken.Encoding(
+        "tekken",
+        pat_str=tekken_fields("v7")["config"]["pattern"],
+        mergeable_ranks=tekken_ranks("v7"),
+        special_tokens={},
+    )
     for text in TEXTS:
-        assert tokenizer.encode(text) == [first + rank for rank in encoding.encode(text)], text
+        assert tokenizer.encode(text) == [N_SPECIAL + rank for rank in encoding.encode(text)], text
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 

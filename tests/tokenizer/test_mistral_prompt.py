@@ -66,7 +66,18 @@ TOOL_CONVERSATIONS: dict[str, Messages] = {
         {"role": "assistant", "tool_calls": [_call("abcdefghi", "now", '{"x":1,"é": "ü"}')]},
         {"role": "tool", "tool_call_id": "abcdefghi", "name": "now", "content": '{"t":"12:00"}'},
     ],
-    "two calls, answered and gone on": [
+    "two calls": [
+        USER,
+        {
+            "role": "assistant",
+            "tool_calls": [_call("abcdefghi", "now", "{}"), _call("ABCDEFGHI", "now", "{}")],
+        },
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": "noon"},
+        {"role": "tool", "tool_call_id": "ABCDEFGHI", "content": "one"},
+        ASSISTANT,
+        USER,
+    ],
+    "two calls, answered in another order": [
         {"role": "system", "content": "S"},
         USER,
         {

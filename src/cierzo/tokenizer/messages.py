@@ -52,10 +52,11 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The content as one text; thinking chunks are left out."""
+        """The content as one text, its chunks parted like messages; thinking is left out."""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(chunk["text"] for chunk in self.content if chunk["type"] == "text")
+        texts = [chunk["text"] for chunk in self.content if chunk["type"] == "text"]
+        return MERGE_SEPARATOR.join(text for text in texts if text)
 
 
 @dataclass(frozen=True, slots=True)
