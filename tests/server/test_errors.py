@@ -183,3 +183,40 @@ def test_local_web_pages_are_welcome(client: httpx.Client, engine: ScriptedEngin
     assert allowed.headers["access-control-allow-origin"] == origin["origin"]
     answer = client.post(CHAT, json=body(), headers=origin)
     assert answer.headers["access-control-allow-origin"] == origin["origin"]
+
+
+def test_names_of_ignored_fields_cannot_break_the_header(
+    client: httpx.Client, engine: ScriptedEngine
+) -> None:
+    answer = client.post(CHAT, json=body(**{"x\r\nset-cookie: a": 1, "ñ": 2, "y" * 3000: 3}))
+    assert answer.status_code == 200
+    assert answer.headers["x-cierzo-ignored-fields"].startswith(r"x\r\nset-cookie: a, \xf1, yyy")
+    assert "set-cookie" not in answer.headers
+
+
+def test_text_that_is_no_unicode(client: httpx.Client, engine: ScriptedEngine) -> None:
+    lone_surrogate = json.dumps(body()).replace('"Hi"', r'"\ud800"').encode()
+    check(client.post(CHAT, content=lone_surrogate), 422, "invalid_request_error", "Invalid JSON")
+
+
+def test_text_far_over_the_context_is_not_even_tokenized(
+    client: httpx.Client, engine: ScriptedEngine
+) -> None:
+    long = [{"role": "user", "content": "x" * 1_000_000}]
+    check(client.post(CHAT, json=body(messages=long)), 400, "invalid_request_prompt", "1000000")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"nonsense " * 100_000,
+        json.dumps({"model": "tiny", "messages": [{"role": "x"}] * 20_000}).encode(),
+        json.dumps(body(n="y" * 1_000_000)).encode(),
+        json.dumps(body(seed=10**4000)).encode(),
+    ],
+)
+def test_much_nonsense_has_a_short_answer(client: httpx.Client, content: bytes) -> None:
+    answer = client.post(CHAT, content=content)
+    assert answer.status_code == 422
+    assert len(answer.content) < 100_000
+    assert len(answer.json()["detail"]) <= 100

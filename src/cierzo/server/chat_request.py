@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cierzo.engine.request import GenerationRequest, SamplingParams
-from cierzo.errors import UnsupportedRequestError
+from cierzo.errors import ContextOverflowError, UnsupportedRequestError
 from cierzo.server.completion import AnswerPlan
 from cierzo.server.schemas.chat import (
     ChatCompletionRequest,
@@ -16,6 +16,9 @@ from cierzo.server.schemas.chat import (
     OtherChunk,
 )
 from cierzo.server.served_model import ServedModel
+
+MAX_TOKEN_BYTES = 256
+"""No vocabulary in use has a longer token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: st
     Raises PromptError, RequestError.
     """
     _refuse_unsupported(body)
+    _refuse_endless(body, model.max_context_length)
     prompt = model.text.prompt(body)
     params = sampling_params(body, model.default_temperature)
     request = GenerationRequest(
@@ -73,6 +77,17 @@ def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> 
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=(body.top_prompt_logprobs or 0) if body.prompt_logprobs else None,
     )
+
+
+def _refuse_endless(body: ChatCompletionRequest, max_context_length: int) -> None:
+    """Spare the tokenizer a text that no number of tokens within the context could spell."""
+    num_bytes = sum(len(message.text.encode()) for message in body.messages)
+    if num_bytes > max_context_length * MAX_TOKEN_BYTES:
+        raise ContextOverflowError(
+            f"the messages hold {num_bytes} bytes of text, too many for a context of "
+            f"{max_context_length} tokens; shorten them",
+            param="messages",
+        )
 
 
 def _refuse_unsupported(body: ChatCompletionRequest) -> None:

@@ -38,6 +38,10 @@ STOPPED_RETRY_AFTER_S = 10
 """What a client is told to wait when the server is going down: about one restart."""
 
 
+MAX_FAULTS = 100
+MAX_INPUT_CHARS = 500
+
+
 class FieldErrors(Exception):
     """A body that breaks its schema. `faults` are items of `detail`: type, loc, msg, input."""
 
@@ -47,8 +51,13 @@ class FieldErrors(Exception):
 
     @classmethod
     def from_pydantic(cls, error: ValidationError) -> FieldErrors:
-        faults = error.errors(include_url=False, include_context=False)
-        return cls([{**fault, "loc": ["body", *fault["loc"]]} for fault in faults])
+        faults = error.errors(include_url=False, include_context=False)[:MAX_FAULTS]
+        return cls(
+            [
+                {**fault, "loc": ["body", *fault["loc"]], "input": _shortened(fault["input"])}
+                for fault in faults
+            ]
+        )
 
     @classmethod
     def from_extra_fields(cls, extras: list[tuple[Location, Any]]) -> FieldErrors:
@@ -58,11 +67,20 @@ class FieldErrors(Exception):
                     "type": "extra_forbidden",
                     "loc": ["body", *location],
                     "msg": "Extra inputs are not permitted",
-                    "input": value,
+                    "input": _shortened(value),
                 }
-                for location, value in extras
+                for location, value in extras[:MAX_FAULTS]
             ]
         )
+
+
+def _shortened(value: Any) -> Any:
+    """A faulty value as it came; a long one as the beginning of its spelling. A megabyte of
+    nonsense must not be answered by two."""
+    if isinstance(value, int) and abs(value) >= 2**63:  # more than orjson writes
+        return f"an integer of {value.bit_length()} bits"
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= MAX_INPUT_CHARS else text[:MAX_INPUT_CHARS] + "…"
 
 
 def json_response(

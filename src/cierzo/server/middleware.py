@@ -16,6 +16,8 @@ from cierzo.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
 LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -87,7 +89,8 @@ class MetricsMiddleware:
         finally:
             metrics: Metrics = scope["app"].state.metrics
             route = getattr(scope.get("route"), "path", "none")
-            metrics.http_requests.labels(scope["method"], route, status).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            metrics.http_requests.labels(method, route, status).inc()
 
 
 class OriginMiddleware:

@@ -104,7 +104,8 @@ def _check_extra_fields(body: ChatCompletionRequest, *, strict: bool) -> dict[st
     if not extras:
         return {}
     names = ", ".join(".".join(map(str, location)) for location, _ in extras)
-    return {IGNORED_FIELDS_HEADER: names.encode("ascii", "backslashreplace").decode()[:1024]}
+    # Escaped, since a name is the client's and a header must not take line breaks from it.
+    return {IGNORED_FIELDS_HEADER: names.encode("unicode_escape").decode()[:1024]}
 
 
 def _choice(total: ChoiceDelta) -> dict[str, Any]:

@@ -63,30 +63,38 @@ class ToolCall(WireModel):
     function: FunctionCall
 
 
-class SystemMessage(WireModel):
+class BaseMessage(WireModel):
+    content: Content | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content; other chunks are left out."""
+        if isinstance(self.content, list):
+            return "\n".join(c.text for c in self.content if isinstance(c, TextChunk))
+        return self.content or ""
+
+
+class SystemMessage(BaseMessage):
     """`developer` is OpenAI's name for the same role."""
 
     role: Literal["system", "developer"]
     content: Content
 
 
-class UserMessage(WireModel):
+class UserMessage(BaseMessage):
     role: Literal["user"]
-    content: Content | None = None
 
 
-class AssistantMessage(WireModel):
+class AssistantMessage(BaseMessage):
     """With `prefix` (last message only) the answer starts with this content."""
 
     role: Literal["assistant"]
-    content: Content | None = None
     tool_calls: list[ToolCall] | None = None
     prefix: bool | None = False
 
 
-class ToolMessage(WireModel):
+class ToolMessage(BaseMessage):
     role: Literal["tool"]
-    content: Content | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -173,8 +181,8 @@ class Prediction(WireModel):
 class OpenAiFields(WireModel):
     """Fields of OpenAI's clients that Mistral's API does not have: refused in strict mode."""
 
-    seed: int | None = None
-    max_completion_tokens: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    max_completion_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stream_options: dict[str, Any] | None = None
     user: str | None = None
     store: bool | None = None
@@ -188,7 +196,7 @@ class ChatCompletionRequest(OpenAiFields):
     messages: list[Message] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0.0, le=1.5)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    max_tokens: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stream: bool | None = False
     stop: (
         Annotated[str, Field(min_length=1)]
@@ -219,9 +227,9 @@ class ChatCompletionRequest(OpenAiFields):
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "standard_only", "default"] | None = None
     safe_prompt: bool | None = None
-    min_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     repetition_penalty: float | None = Field(default=None, gt=0.0, le=10.0)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, ge=0, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     prompt_logprobs: bool | None = None
@@ -245,11 +253,7 @@ class ChatCompletionRequest(OpenAiFields):
     def prefix(self) -> str:
         """The text of a last message with `prefix: true`: every answer starts with it."""
         last = self.messages[-1]
-        if not isinstance(last, AssistantMessage) or not last.prefix:
-            return ""
-        if isinstance(last.content, list):
-            return "\n".join(c.text for c in last.content if isinstance(c, TextChunk))
-        return last.content or ""
+        return last.text if isinstance(last, AssistantMessage) and last.prefix else ""
 
     def extra_fields(self, *, strict: bool) -> Iterator[tuple[Location, Any]]:
         """Fields outside the API; in `strict` mode OpenAI's own, which we know, are outside too."""
