@@ -66,8 +66,8 @@ inline TileConfig tile_config(WeightFormat format) {
 // state pays for it at every context switch.
 class TileScope {
   public:
-    explicit TileScope(WeightFormat format) {
-        const TileConfig config = tile_config(format);
+    explicit TileScope(WeightFormat format) : TileScope(tile_config(format)) {}
+    explicit TileScope(const TileConfig& config) {
         asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
     }
     ~TileScope() { asm volatile("tilerelease" ::: "memory"); }

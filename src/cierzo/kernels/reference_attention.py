@@ -1,7 +1,7 @@
 """Slow NumPy twins of the ops around the products: what each must compute, in plain arrays.
 
 T tokens, H heads, K kv heads, d head_dim, C context length, V vocabulary. Sums are float64, so a
-twin is the answer up to rounding; keys and values are rounded to bf16 as the cache rounds them.
+twin is the answer up to rounding; queries, keys and values are rounded to bf16 as the kernel does.
 Knows nothing of blocks, threads or instruction sets.
 """
 
@@ -47,7 +47,7 @@ def attention(q: Floats, k: Floats, v: Floats, sliding_window: int = 0) -> Float
     queries_per_kv_head = n_heads // k.shape[1]
     keys = np.repeat(round_to_bf16(k), queries_per_kv_head, axis=1).astype(np.float64)
     values = np.repeat(round_to_bf16(v), queries_per_kv_head, axis=1).astype(np.float64)
-    scores = np.einsum("thd,chd->htc", q.astype(np.float64), keys)
+    scores = np.einsum("thd,chd->htc", round_to_bf16(q).astype(np.float64), keys)
     query = np.arange(num_queries)[:, None] + len(k) - num_queries
     position = np.arange(len(k))[None, :]
     hidden = position > query
