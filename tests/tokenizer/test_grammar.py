@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -15,9 +16,10 @@ from cierzo.errors import GrammarError, ToolCallError
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.grammar import Constraint, GrammarCompiler
 from cierzo.tokenizer.messages import ToolCall, parse_tools
-from cierzo.tokenizer.tokenizer import Tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from cierzo.tokenizer.tool_calls import ToolCallParser
 from cierzo.tokenizer.tool_format import ToolFormat
+from tests.tokenizer.vocabularies import smollm2_fields, write_gguf_vocab
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -261,6 +263,14 @@ def test_token_outside_the_grammar_is_refused(smollm2: Tokenizer) -> None:
     constraint = GrammarCompiler(smollm2).regex("a")
     with pytest.raises(GrammarError):
         constraint.accept(smollm2.encode("b")[0])
+
+
+def test_vocabulary_without_an_end_is_refused(tmp_path: Path) -> None:
+    fields = smollm2_fields()
+    fields |= {"eos_token_id": None, "token_types": [1] * len(fields["tokens"])}
+    tokenizer = load_tokenizer(write_gguf_vocab(tmp_path, fields))
+    with pytest.raises(GrammarError, match="ends an answer"):
+        GrammarCompiler(tokenizer).json_object()
 
 
 @pytest.mark.parametrize(

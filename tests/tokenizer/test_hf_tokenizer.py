@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from tests.tokenizer.tekken_files import tekken_fields
 from tests.tokenizer.vocabularies import SPM_FILES, TEXTS, smollm2_gold, spm_gguf_fields
 
 CONTROLS = ["<|begin|>", "<|im_start|>", "<|im_end|>", "</think>"]
@@ -159,10 +160,34 @@ def test_other_models_are_refused_by_name(tmp_path: Path) -> None:
         load_tokenizer(_write(tmp_path, words))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"model": 3}', '{"model": {"vocab": {"a": "b"}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"model": 3}',
+        '{"model": {"vocab": {"a": "b"}}}',
+        '{"model": {"vocab": {"a": 9999999999999}, "merges": []}}',
+        '{"model": {"vocab": {"a": -1}, "merges": []}}',
+    ],
+)
 def test_damaged_file_is_a_model_file_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ModelFileError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_tekken_file_that_claims_too_much_is_refused(tmp_path: Path) -> None:
+    fields = tekken_fields("v7")
+    fields["config"]["default_num_special_tokens"] = 10**12
+    (tmp_path / "tekken.json").write_text(json.dumps(fields))
+    with pytest.raises(ModelFileError, match="default_num_special_tokens is 1000000000000"):
+        load_tokenizer(tmp_path)
+
+
+def test_tekken_file_of_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken_fields("v99")))
+    with pytest.raises(ModelFileError, match="v99"):
         load_tokenizer(tmp_path)
 
 

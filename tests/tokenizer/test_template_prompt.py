@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cierzo.errors import PromptError, TemplateError
+from cierzo.errors import PromptError, TemplateError, UnsupportedRequestError
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.template_process import TemplateProcess
 from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -114,6 +114,15 @@ def test_template_conventions(tmp_path: Path) -> None:
     ids = prompt.encode([USER], reasoning_effort="high")
     assert ids[0] == 1
     assert tokenizer.decode(ids) == "01g%highTrue"
+
+
+def test_options_that_the_template_does_not_read_are_refused(smollm2: Tokenizer) -> None:
+    prompt = ChatPrompt(smollm2)
+    with pytest.raises(UnsupportedRequestError, match="does not read it") as error:
+        prompt.encode([USER], reasoning_effort="high")
+    assert error.value.param == "reasoning_effort"
+    with pytest.raises(UnsupportedRequestError, match="prompt_mode"):
+        prompt.encode([USER], prompt_mode="reasoning")
 
 
 def test_spm_template_text_gets_the_space_that_training_had(tmp_path: Path) -> None:

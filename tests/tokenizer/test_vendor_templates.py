@@ -22,10 +22,15 @@ from tests.tokenizer.tekken_files import tekken_gguf_fields
 from tests.tokenizer.test_mistral_prompt import CONVERSATIONS, TOOL_CONVERSATIONS, TOOLS
 from tests.tokenizer.vocabularies import spm_gguf_fields, write_gguf_vocab
 
-TITLES = tuple(
-    "one turn,system,merged users,merged assistants,chunks,control words,leading space,empty user".split(
-        ","
-    )
+TITLES = (
+    "one turn",
+    "system",
+    "merged users",
+    "merged assistants",
+    "chunks",
+    "control words",
+    "leading space",
+    "empty user",
 )
 TOOL_TITLES = ("tools", "tools, two turns", "two calls")
 NAMES = tuple(f"spm-{v}" for v in ("v1", "v2", "v3", "v7"))

@@ -148,6 +148,11 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         ids = range(tokenizer.vocab_size)
+        if not tokenizer.eos_ids:
+            raise GrammarError(
+                "This model's vocabulary names no token that ends an answer, so no grammar can "
+                "tell it to stop. Leave response_format and forced tool calls out."
+            )
         self.eos_token_id = min(tokenizer.eos_ids)
         self.bos_token_id = tokenizer.bos_id
         self.special_token_ids = [i for i in ids if tokenizer.is_control(i)]

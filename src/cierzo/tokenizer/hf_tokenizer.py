@@ -20,7 +20,7 @@ from cierzo.tokenizer.token_bytes import (
     join_texts,
     sentencepiece_bytes,
 )
-from cierzo.tokenizer.tokenizer import END_OF_TURN_TOKENS
+from cierzo.tokenizer.tokenizer import END_OF_TURN_TOKENS, MAX_VOCAB_SIZE
 
 _VARIABLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -141,6 +141,8 @@ class HfTokenizer:
         pieces = {token_id: to_bytes(piece) for piece, token_id in model["vocab"].items()}
         pieces |= {token_id: token["content"].encode() for token_id, token in self._added.items()}
         pieces |= dict.fromkeys(self._control_ids, b"")
+        if min(pieces) < 0 or max(pieces) >= MAX_VOCAB_SIZE:
+            raise ValueError(f"token ids reach from {min(pieces)} to {max(pieces)}")
         self._token_bytes = [pieces.get(token_id, b"") for token_id in range(max(pieces) + 1)]
 
     def _encode_text(self, encoder: Encoder, text: str) -> list[int]:

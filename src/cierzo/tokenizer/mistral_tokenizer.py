@@ -6,6 +6,7 @@ vocabulary; how conversations are written is `mistral_prompt.py`'s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mistral_common.tokens.tokenizers.tekken import is_tekkenizer
 
 from cierzo.errors import ModelFileError
 from cierzo.tokenizer.token_bytes import decode_tokens, join_texts, sentencepiece_bytes
+from cierzo.tokenizer.tokenizer import MAX_VOCAB_SIZE
 
 
 class MistralFileTokenizer:
@@ -26,6 +28,7 @@ class MistralFileTokenizer:
 
     def __init__(self, path: Path) -> None:
         try:
+            _check_counts(path)
             self.vendor: MistralTokenizer[Any, Any, Any, Any, Any] = MistralTokenizer.from_file(
                 path, mode=ValidationMode.serving
             )
@@ -105,3 +108,11 @@ class MistralFileTokenizer:
         if is_tekkenizer(self._inner):
             return self._inner.id_to_byte_piece(token_id)
         return sentencepiece_bytes(self._inner.id_to_piece(token_id))
+
+
+def _check_counts(path: Path) -> None:
+    """The library writes out as many special tokens as a Tekken file claims: not any number."""
+    if path.suffix == ".json":
+        for count in re.findall(rb'"default_num_special_tokens"\s*:\s*(\d+)', path.read_bytes()):
+            if len(count) > len(str(MAX_VOCAB_SIZE)) or int(count) > MAX_VOCAB_SIZE:
+                raise ValueError(f"default_num_special_tokens is {count[:20].decode()}")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cierzo.errors import UnsupportedRequestError
 from cierzo.tokenizer.messages import Message, Tool, merge_same_role
 from cierzo.tokenizer.template_process import TemplateProcess
 from cierzo.tokenizer.token_bytes import join_texts
@@ -47,9 +48,12 @@ class TemplatePrompt:
     ) -> list[int]:
         """Prompt token ids, ready for the assistant's answer. Raises TemplateError.
 
-        The template sees `reasoning_effort` and `prompt_mode` when they are given; whether it
-        heeds them is its own affair. `response_format` is left to the grammar.
+        The template sees `reasoning_effort` and `prompt_mode`; one that never reads them is
+        not asked to pretend (UnsupportedRequestError). `response_format` is the grammar's.
         """
+        given = {"reasoning_effort": reasoning_effort, "prompt_mode": prompt_mode}
+        options = {name: value for name, value in given.items() if value is not None}
+        self._check_options(options)
         if not self._template_has_tools:
             messages, tools = explain_tools(messages, tools), ()
         messages = merge_same_role(messages)
@@ -59,16 +63,23 @@ class TemplatePrompt:
         context: dict[str, Any] = {
             "messages": [_for_template(message) for message in messages],
             "tools": [tool.to_wire() for tool in tools] or None,
+            **options,
         }
-        for name, value in (("reasoning_effort", reasoning_effort), ("prompt_mode", prompt_mode)):
-            if value is not None:
-                context[name] = value
         pieces = self._render(context)
         return self._tokenizer.encode_pieces([*pieces, prefix])
 
     def close(self) -> None:
         """Ends the template's process."""
         self._process.close()
+
+    def _check_options(self, options: Mapping[str, str]) -> None:
+        for name, value in options.items():
+            if name not in self._template:
+                raise UnsupportedRequestError(
+                    f"{name} {value!r} is not supported: this model's chat template does not "
+                    "read it. Leave it out.",
+                    param=name,
+                )
 
     def _render(self, context: Mapping[str, Any]) -> list[int | str]:
         """The prompt as control ids and texts, no control id coming from `context`."""

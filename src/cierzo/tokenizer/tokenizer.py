@@ -81,6 +81,9 @@ END_OF_TURN_TOKENS = frozenset(
 )
 """Control tokens that end an answer in the families people run; a file names only one."""
 
+MAX_VOCAB_SIZE = 1 << 22
+"""Far above any real vocabulary; a file that claims more lies, and is not believed."""
+
 GGUF_VOCAB_FILE = "gguf_vocab.json"
 TEKKEN_FILE = "tekken.json"
 HF_FILE = "tokenizer.json"
