@@ -1,0 +1,190 @@
+// Queries times keys, for attention.cpp: on the AMX unit, or on vectors in the unit's order.
+#include "attention.h"
+
+#if CIERZO_ISA_LEVEL >= 3
+#include "amx.h"
+#endif
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+namespace {
+
+constexpr int64_t kGroupDims = 32;  // of head_dim, summed before they join the rest
+
+#if CIERZO_ISA_LEVEL >= 3
+
+// Tiles 0-3: scores of the rows for a block each. 4 and 6: 32 dims of queries and of a block's
+// keys, which are stored as the unit reads them; 5 and 7: the dims left over.
+TileConfig score_tiles(const AttentionProblem& p, int64_t rows) {
+    const int64_t rest = p.head_dim % kGroupDims;
+    TileConfig config;
+    for (const int t : {0, 1, 2, 3, 4, 6}) {
+        config.rows[t] = uint8_t(t == 6 ? kGroupDims / 2 : rows);
+        config.row_nbytes[t] = 64;
+    }
+    if (rest > 0) {
+        config.rows[5] = uint8_t(rows);
+        config.row_nbytes[5] = uint16_t(rest * 2);
+        config.rows[7] = uint8_t(rest / 2);
+        config.row_nbytes[7] = 64;
+    }
+    return config;
+}
+
+// The dims from d on, for BLOCKS blocks from block B on.
+template <int Q, int K, int B, int BLOCKS>
+void add_tile_dots(const uint16_t* const* keys, int64_t d) {
+    if constexpr (B < BLOCKS) {
+        tile_load<K>(keys[B] + d * kBlockSize, 64);
+        tile_dot_bf16<B, Q, K>();
+        add_tile_dots<Q, K, B + 1, BLOCKS>(keys, d);
+    }
+}
+
+template <int BLOCKS>
+void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
+                  const uint16_t* const* keys) {
+    constexpr int64_t kPitch = kSegment * int64_t(sizeof(float));
+    const int64_t q_pitch = p.stride * int64_t(sizeof(uint16_t));
+    const int64_t whole = p.head_dim / kGroupDims * kGroupDims;
+    tile_zero<0>();
+    if constexpr (BLOCKS == 4) {
+        tile_zero<1>();
+        tile_zero<2>();
+        tile_zero<3>();
+    }
+    for (int64_t d = 0; d < whole; d += kGroupDims) {
+        tile_load<4>(q + d, q_pitch);
+        add_tile_dots<4, 6, 0, BLOCKS>(keys, d);
+    }
+    if (whole < p.head_dim) {
+        tile_load<5>(q + whole, q_pitch);
+        add_tile_dots<5, 7, 0, BLOCKS>(keys, whole);
+    }
+    tile_store<0>(scores, kPitch);
+    if constexpr (BLOCKS == 4) {
+        tile_store<1>(scores + kBlockSize, kPitch);
+        tile_store<2>(scores + 2 * kBlockSize, kPitch);
+        tile_store<3>(scores + 3 * kBlockSize, kPitch);
+    }
+}
+
+}  // namespace
+
+void score_segment(const AttentionProblem& p, const AttentionTile& tile, int64_t segment,
+                   Positions blocks, AttentionWorkspace& w) {
+    const TileScope scope(score_tiles(p, tile.num_rows()));
+    for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
+        count = b + 4 <= blocks.end ? 4 : 1;
+        const uint16_t* keys[4] = {};
+        for (int64_t i = 0; i < count; ++i) keys[i] = p.keys(tile, segment, b + i);
+        float* scores = w.scores + b * kBlockSize;
+        count == 4 ? score_blocks<4>(p, scores, w.q_bf16, keys)
+                   : score_blocks<1>(p, scores, w.q_bf16, keys);
+    }
+}
+
+#else
+
+// Keys of kBlocks blocks, as stored or widened to float32 [head_dim][16 tokens].
+struct StoredKeys {
+    const uint16_t* block[kBlocks];
+    void load(int b, int64_t d, f32x16& even, f32x16& odd) const {
+        load_bf16_pairs(block[b] + d * kLanes, even, odd);
+    }
+};
+struct WideKeys {
+    const float* block[kBlocks];
+    void load(int b, int64_t d, f32x16& even, f32x16& odd) const {
+        even = f32x16::load(block[b] + d * kLanes);
+        odd = f32x16::load(block[b] + (d + 1) * kLanes);
+    }
+};
+
+void widen_keys(float* out, const uint16_t* keys, int64_t head_dim) {
+    for (int64_t d = 0; d < head_dim; d += 2) {
+        f32x16 even, odd;
+        load_bf16_pairs(keys + d * kLanes, even, odd);
+        even.store(out + d * kLanes);
+        odd.store(out + (d + 1) * kLanes);
+    }
+}
+
+// Scores of ROWS rows for BLOCKS blocks of keys.
+template <int ROWS, int BLOCKS, class Keys>
+void score_rows(const AttentionProblem& p, float* scores, const float* q, const Keys& keys) {
+    f32x16 sum[ROWS][BLOCKS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int b = 0; b < BLOCKS; ++b) sum[r][b] = f32x16::zero();
+    for (int64_t group = 0; group < p.head_dim; group += kGroupDims) {
+        const int64_t end = std::min(group + kGroupDims, p.head_dim);
+        f32x16 even[ROWS][BLOCKS], odd[ROWS][BLOCKS];
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCKS; ++b) even[r][b] = odd[r][b] = f32x16::zero();
+        for (int64_t d = group; d < end; d += 2) {
+            f32x16 k_even[BLOCKS], k_odd[BLOCKS];
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCKS; ++b) keys.load(b, d, k_even[b], k_odd[b]);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r) {
+                const f32x16 q_even = f32x16::broadcast(q[r * p.stride + d]);
+                const f32x16 q_odd = f32x16::broadcast(q[r * p.stride + d + 1]);
+#pragma GCC unroll 8
+                for (int b = 0; b < BLOCKS; ++b) {
+                    even[r][b] = fma(q_even, k_even[b], even[r][b]);
+                    odd[r][b] = fma(q_odd, k_odd[b], odd[r][b]);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int b = 0; b < BLOCKS; ++b) sum[r][b] = sum[r][b] + (even[r][b] + odd[r][b]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int b = 0; b < BLOCKS; ++b) sum[r][b].store(scores + r * kSegment + b * kBlockSize);
+}
+
+template <int BLOCKS, class Keys>
+void score_tile(const AttentionProblem& p, int64_t rows, float* scores, const float* q,
+                const Keys& keys) {
+    for (int64_t r = 0; r < rows; r += kRows)
+        with_count(std::min<int64_t>(kRows, rows - r), [&]<int ROWS>() {
+            score_rows<ROWS, BLOCKS>(p, scores + r * kSegment, q + r * p.stride, keys);
+        });
+}
+
+}  // namespace
+
+void score_segment(const AttentionProblem& p, const AttentionTile& tile, int64_t segment,
+                   Positions blocks, AttentionWorkspace& w) {
+    const int64_t rows = tile.num_rows();
+    const bool widened = rows >= kWorthWidening;
+    for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
+        count = b + kBlocks <= blocks.end ? kBlocks : 1;
+        StoredKeys stored = {};
+        WideKeys wide = {};
+        for (int64_t i = 0; i < count; ++i) {
+            stored.block[i] = p.keys(tile, segment, b + i);
+            float* copy = w.block + i * kBlockSize * p.head_dim;
+            if (widened) widen_keys(copy, stored.block[i], p.head_dim);
+            wide.block[i] = copy;
+        }
+        float* scores = w.scores + b * kBlockSize;
+        const auto score = [&](const auto& keys) {
+            count == kBlocks ? score_tile<kBlocks>(p, rows, scores, w.q, keys)
+                             : score_tile<1>(p, rows, scores, w.q, keys);
+        };
+        widened ? score(wide) : score(stored);
+    }
+}
+
+#endif
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE
