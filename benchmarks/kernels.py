@@ -33,7 +33,7 @@ from cierzo.kernels import (
 
 
 def random_weight(dtype: str, affine: bool, n_out: int, n_in: int) -> PackedWeight:
-    """A weight of random bytes: the speed does not depend on the numbers, so nothing is quantised."""
+    """A weight of random bytes: speed does not depend on the numbers, so nothing is quantised."""
     nbytes = packed_nbytes(dtype, affine, n_out, n_in)
     # 0x2c2c is a small normal number in f16 and bf16 alike, so no sum overflows.
     data = np.random.default_rng(0).integers(0x2A, 0x2D, nbytes, dtype=np.uint8)
@@ -92,10 +92,16 @@ def parse_arguments() -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(n) for n in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--shapes", type=words, default=["1536x576", "4096x14336"], help="n_out x n_in")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--shapes", type=words, default=["1536x576", "4096x14336"], help="n_out x n_in"
+    )
     parser.add_argument("--rows", type=numbers, default=[1, 4, 16, 64, 512])
-    parser.add_argument("--dtype", type=words, default=["int4"], help="int4, int4-affine, int8, bf16, …")
+    parser.add_argument(
+        "--dtype", type=words, default=["int4"], help="int4, int4-affine, int8, bf16, …"
+    )
     parser.add_argument("--threads", type=numbers, default=[num_threads()])
     parser.add_argument("--isa", type=words, default=[isa()], help=f"of {available_isas()}")
     parser.add_argument("--working-set", type=int, default=90, metavar="MB")
