@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cierzo import hub
+from cierzo import hub, kernels
 from cierzo.errors import HubOfflineError
+from cierzo.settings import load_settings
+
+
+def pytest_configure() -> None:
+    """CIERZO_ISA holds for tests that call the kernels directly, too (`make test`)."""
+    isa = load_settings().isa
+    if isa is not None:
+        kernels.set_isa(isa)
 
 
 @pytest.fixture(scope="session")
