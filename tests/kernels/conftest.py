@@ -10,7 +10,7 @@ from cierzo.kernels import available_isas, isa, num_threads, set_isa, set_num_th
 
 
 @pytest.fixture(autouse=True)
-def restore_machine() -> Iterator[None]:
+def restored_machine() -> Iterator[None]:
     name, threads = isa(), num_threads()
     yield
     set_isa(name)
