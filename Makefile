@@ -6,6 +6,8 @@ MODEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+# What runs again under every lower instruction set; `make test LOWER_ISA_TESTS=tests` runs it all.
+LOWER_ISA_TESTS ?= tests/kernels tests/models tests/engine tests/test_llm.py
 NATIVE := $(wildcard CMakeLists.txt native/*.h native/*.cpp native/*/*.h native/*/*.cpp)
 
 # The tools that build the package, kept in the environment so that rebuilding is incremental.
@@ -30,8 +32,8 @@ test: $(VENV)/.dev  ## the test suite, then kernels, models and engine under eve
 	@echo "→ all tests, best instruction set"
 	@$(BIN)/python -m pytest
 	@set -e; for isa in $$($(BIN)/python -m tests.lower_isas); do \
-	  echo "→ kernels, models and engine under CIERZO_ISA=$$isa"; \
-	  CIERZO_ISA=$$isa $(BIN)/python -m pytest tests/kernels tests/models tests/engine; \
+	  echo "→ $(LOWER_ISA_TESTS) under CIERZO_ISA=$$isa"; \
+	  CIERZO_ISA=$$isa $(BIN)/python -m pytest $(LOWER_ISA_TESTS); \
 	done
 
 check: $(VENV)/.dev  ## lint, format, types, C++ format; the build itself has C++ warnings as errors

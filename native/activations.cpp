@@ -18,7 +18,7 @@ Activations::Activations(WeightFormat format, int64_t rows, int64_t n_in)
     : format_(format), rows_(rows), n_in_(n_in), groups_((n_in + kGroup - 1) / kGroup) {
     // A single block is as high as it has rows, so that the one row of a decode step stays
     // contiguous; AMX reads 16 rows whatever they hold.
-    pitch_ = rows >= kBlockRows || use_amx(rows) ? kBlockRows : int(rows);
+    pitch_ = rows >= kBlockRows || use_amx(format, rows) ? kBlockRows : int(rows);
 }
 
 int64_t Activations::block_value_nbytes() const {
@@ -76,14 +76,14 @@ void Activations::prepare_int(const float* row, int64_t index) const {
         if (scale < FLT_MIN) scale = 0.0f;
         const f32x16 inverse = f32x16::broadcast(scale > 0.0f ? 1.0f / scale : 0.0f);
         const int64_t note = g * b.pitch + r;
-        int8_t* q = values + note * kGroup;
-        store_i8(q, round_to_int(a * inverse));
-        store_i8(q + 16, round_to_int(c * inverse));
+        const i32x16 qa = round_to_int(a * inverse);
+        const i32x16 qc = round_to_int(c * inverse);
+        store_i8(values + note * kGroup, qa);
+        store_i8(values + note * kGroup + 16, qc);
         b.scales[note] = scale;
-        int32_t sum = 0;
-        for (int i = 0; i < kGroup; ++i) sum += q[i];
+        const int32_t sum = reduce_add(qa + qc);
         if (symmetric)
-            b.starts[note] = -zero * sum;
+            b.starts[note] = int32_t(uint32_t(-zero) * uint32_t(sum));
         else
             b.scaled_sums[note] = scale * float(sum);
     }
@@ -92,7 +92,7 @@ void Activations::prepare_int(const float* row, int64_t index) const {
 void Activations::prepare_bf16(const float* row, int64_t index) const {
     const Block b = block(index / kBlockRows);
     const int64_t r = index % kBlockRows;
-    const bool tiles = use_amx(b.rows);
+    const bool tiles = use_amx(format_, b.rows);
     for (int64_t g = 0; g < groups_; ++g) {
         alignas(64) uint16_t rounded[kGroup];
         for (int64_t half = 0; half < 2; ++half) {

@@ -12,6 +12,10 @@ namespace {
 
 constexpr int64_t kTileNbytes = tile_nbytes(WeightFormat::kBf16);
 
+// How far ahead of its use a weight is asked for. The hardware's own prefetch stops at every 4 KB
+// page and falls behind where the arithmetic between two tiles is long.
+constexpr int64_t kPrefetchNbytes = 4096;
+
 // Rows that share one widening of the weights: three registers each (even, odd, acc).
 #if CIERZO_ISA_LEVEL >= 2
 constexpr int kVectorRows = 8;
@@ -32,6 +36,7 @@ void vector_rows(float* sums, const Block& x, int row, const uint8_t* panel, int
         f32x16 even[kRows], odd[kRows];
         for (int r = 0; r < kRows; ++r) even[r] = odd[r] = f32x16::zero();
         for (int line = 0; line < 16; ++line) {
+            prefetch(tile + line * 32 + kPrefetchNbytes / 2);
             f32x16 w_even, w_odd;
             load_bf16_pairs(tile + line * 32, w_even, w_odd);
 #if defined(__GNUC__) && !defined(__clang__)
@@ -71,12 +76,18 @@ void vector_block(float* sums, const Block& x, const uint8_t* panel, int64_t gro
 // tiles 0-3, and with 2 x 2 each loaded tile is used twice.
 template <int kBlocks, int kPanels>
 void tile_blocks(float* sums, int64_t panel_pitch, const uint8_t* a0, const uint8_t* a1,
-                 const uint8_t* b0, const uint8_t* b1, int64_t groups) {
+                 const uint8_t* b0, const uint8_t* b1, int64_t groups, bool first) {
     tile_zero<0>();
     if constexpr (kPanels == 2) tile_zero<1>();
     if constexpr (kBlocks == 2) tile_zero<2>();
     if constexpr (kBlocks == 2 && kPanels == 2) tile_zero<3>();
     for (int64_t offset = 0; offset < groups * kTileNbytes; offset += kTileNbytes) {
+        if (first) {
+            for (int64_t line = 0; line < kTileNbytes; line += 64) {
+                prefetch(b0 + offset + kPrefetchNbytes + line);
+                if constexpr (kPanels == 2) prefetch(b1 + offset + kPrefetchNbytes + line);
+            }
+        }
         tile_load<4>(a0 + offset, 64);
         tile_load<6>(b0 + offset, 64);
         tile_dot_bf16<0, 4, 6>();
@@ -112,7 +123,7 @@ void tile_panels(float* sums, int64_t panel_pitch, const Activations& x, int64_t
             const uint8_t* a1 = two_blocks ? x.block(b + 1).values : a0;
             const auto product = two_blocks ? (two_panels ? tile_blocks<2, 2> : tile_blocks<2, 1>)
                                             : (two_panels ? tile_blocks<1, 2> : tile_blocks<1, 1>);
-            product(out, panel_pitch, a0, a1, b0, b0 + panel_nbytes, groups);
+            product(out, panel_pitch, a0, a1, b0, b0 + panel_nbytes, groups, b == block_begin);
         }
     }
 }
@@ -126,7 +137,7 @@ void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t 
                 int64_t num_panels) {
     int64_t vector_begin = block_begin;
 #if CIERZO_ISA_LEVEL >= 3
-    vector_begin = use_amx(x.block(block_end - 1).rows) ? block_end : block_end - 1;
+    vector_begin = use_amx(weight.format, x.block(block_end - 1).rows) ? block_end : block_end - 1;
     if (vector_begin > block_begin)
         tile_panels(sums, panel_pitch, x, block_begin, vector_begin, panel, weight.panel_nbytes(),
                     num_panels);

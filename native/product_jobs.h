@@ -51,8 +51,9 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
     const int64_t fair = total_panels / (4 * num_threads);
     const int64_t cap = kUnitNbytes / weight.panel_nbytes();
     const int64_t panels = fair < cap ? fair : cap;
-    // Multiples of four keep the inner loops at their widest.
-    return {row_blocks, panels >= 4 ? panels / 4 * 4 : round_up(panels < 1 ? 1 : panels, granule)};
+    // Multiples of four, or at least two, keep the inner loops at their widest.
+    const int64_t even = panels >= 4 ? panels / 4 * 4 : panels >= 2 ? 2 : granule;
+    return {row_blocks, even};
 }
 
 // Multiplies every job's rows with every panel; epilogue(const Sums&) runs on the thread that has

@@ -20,6 +20,15 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 inline constexpr int kLanes = 16;
 
+// Asks for a cache line; any address will do.
+inline void prefetch(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+
 #if CIERZO_ISA_LEVEL >= 2
 
 struct i32x16 {
@@ -94,6 +103,13 @@ inline void store(int32_t* p, i32x16 a) {
 }
 inline i32x16 load_i32(const int32_t* p) {
     return {_mm512_loadu_si512(p)};
+}
+// Wraps around, so that rows which are not finite stay harmless.
+inline i32x16 operator+(i32x16 a, i32x16 b) {
+    return {_mm512_add_epi32(a.v, b.v)};
+}
+inline int32_t reduce_add(i32x16 a) {
+    return _mm512_reduce_add_epi32(a.v);
 }
 // The low byte of every lane.
 inline void store_i8(int8_t* p, i32x16 a) {
@@ -212,6 +228,15 @@ inline void store(int32_t* p, i32x16 a) {
 inline i32x16 load_i32(const int32_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+}
+inline i32x16 operator+(i32x16 a, i32x16 b) {
+    return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+inline int32_t reduce_add(i32x16 a) {
+    const __m256i e = _mm256_add_epi32(a.lo, a.hi);
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(e), _mm256_extracti128_si256(e, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 inline void store_i8(int8_t* p, i32x16 a) {
     // Values fit int8, so the saturating packs only move bytes; the permute undoes their lane
@@ -346,6 +371,15 @@ inline i32x16 load_i32(const int32_t* p) {
     i32x16 r;
     std::memcpy(r.v, p, sizeof r.v);
     return r;
+}
+inline i32x16 operator+(i32x16 a, i32x16 b) {
+    for (int i = 0; i < kLanes; ++i) a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]));
+    return a;
+}
+inline int32_t reduce_add(i32x16 a) {
+    uint32_t sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += uint32_t(a.v[i]);
+    return int32_t(sum);
 }
 inline void store_i8(int8_t* p, i32x16 a) {
     for (int i = 0; i < kLanes; ++i) p[i] = int8_t(a.v[i]);

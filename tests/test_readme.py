@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -17,6 +18,7 @@ from cierzo.server.schemas.chat import ChatCompletionRequest
 from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
+from tests.tiny_checkpoints import BlockType, tiny_model, write_gguf
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,3 +63,14 @@ def test_the_sdk_example_prints_an_answer(capsys: pytest.CaptureFixture[str]) ->
     with live_server([scripted_model(ScriptedEngine(), DEFAULT_MODEL)]) as server:
         exec(example.replace("http://127.0.0.1:8000", server.url), {})
     assert capsys.readouterr().out
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    [example] = [block for block in blocks("python") if "LLM(" in block]
+    model = tmp_path / "tiny.gguf"
+    write_gguf(model, tiny_model("llama"), block_type=BlockType.Q8_0)
+    names: dict[str, Any] = {}
+    exec(example.replace(f'"{DEFAULT_MODEL}"', repr(str(model))), names)
+    with names["llm"] as llm:
+        assert names["answer"].text
+        assert names["logits"].shape == (3, llm.config.vocab_size)

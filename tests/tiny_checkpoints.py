@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize_file
 
 from cierzo.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
-from tests.tiny_gguf import BLOCK_TYPES, K_QUANTS, write_gguf
+from tests.tiny_gguf import BLOCK_TYPES, CHAT_TEMPLATE, K_QUANTS, write_gguf
 from tests.tiny_models import (
     TINY_CONFIGS,
     FloatDtype,
@@ -33,6 +33,7 @@ from tests.tiny_models import (
 
 __all__ = [
     "BLOCK_TYPES",
+    "CHAT_TEMPLATE",
     "K_QUANTS",
     "TINY_CONFIGS",
     "BlockType",
@@ -45,6 +46,8 @@ __all__ = [
     "write_gguf",
     "write_huggingface",
     "write_safetensors",
+    "consolidated_params",
+    "huggingface_config",
 ]
 
 

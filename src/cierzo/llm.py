@@ -309,6 +309,6 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt, text or token ids, becomes a list of one."""
     if isinstance(prompts, str):
         return [prompts]
-    if prompts and all(isinstance(item, (int, np.integer)) for item in prompts):
+    if len(prompts) > 0 and all(isinstance(item, (int, np.integer)) for item in prompts):
         return [[int(item) for item in prompts]]  # type: ignore[arg-type]
     return list(prompts)  # type: ignore[arg-type]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from cierzo.cli.chat import converse
 from cierzo.engine.request import SamplingParams
 from cierzo.errors import ContextOverflowError
+from cierzo.tokenizer.template_process import TemplateProcess
 
 
 class ScriptedLLM:
@@ -99,3 +102,12 @@ def test_what_cannot_be_asked_is_said_and_forgotten(
 
 def test_an_unknown_slash_command_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert talk(monkeypatch, ["/quit"]).asked == []
+
+
+def test_ctrl_c_does_not_reach_the_templates_process() -> None:
+    """A terminal interrupts its whole process group; the template's process must not be in it."""
+    before = set(psutil.Process().children())
+    templates = TemplateProcess()
+    assert templates.render("{{ word }}", {"word": "wind"}) == "wind"
+    [worker] = set(psutil.Process().children()) - before
+    assert os.getpgid(worker.pid) != os.getpgid(0)

@@ -21,8 +21,9 @@ def test_decode_counts_only_while_all_are_decoding() -> None:
     assert decode_rate([early, late]) == (2 + 2) / (6.0 - 4.0)
 
 
-def test_no_time_in_common_is_no_rate() -> None:
-    assert decode_rate([[1.0, 2.0], [3.0, 4.0]]) == 0.0
+def test_without_a_common_time_the_whole_span_counts() -> None:
+    assert decode_rate([[1.0, 2.0], [3.0, 4.0, 5.0]]) == 3 / 4.0
+    assert decode_rate([[1.0]]) == 0.0
 
 
 def test_every_prompt_is_computed() -> None:

@@ -69,7 +69,7 @@ def check_holders(core: EngineCore) -> None:
         assert sequence.num_blocks * BLOCK_SIZE >= sequence.num_computed_tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(actions=actions, window=st.sampled_from([None, 20]))
 def test_every_block_returns_and_every_text_is_its_own(
     actions: list[GenerationRequest | Step | Abort], window: int | None

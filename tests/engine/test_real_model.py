@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cierzo import kernels
 from cierzo.config import EngineConfig
 from cierzo.engine.core import EngineCore
 from cierzo.engine.request import GenerationRequest, SamplingParams
@@ -87,6 +88,14 @@ def test_preempted_is_the_same_to_the_bit(kind: str) -> None:
     results = run_all(core, requests)
     assert core.stats().num_preempted > 0
     assert [said(result) for result in results] == [alone(kind, request) for request in requests]
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_any_number_of_threads_is_the_same_to_the_bit(num_threads: int) -> None:
+    requests = [request_of(50, seed=i) for i in range(3)]
+    expected = [alone("mistral", request) for request in requests]
+    kernels.set_num_threads(num_threads)
+    assert [said(result) for result in run_all(core_of("mistral"), requests)] == expected
 
 
 def test_a_sliding_window_holds_few_blocks() -> None:

@@ -1,4 +1,4 @@
-"""Kernel tests choose instruction sets and thread counts; none of it outlives a test."""
+"""Kernel tests leave the machine's settings as they found them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from cierzo import kernels
+from cierzo.kernels import available_isas, isa, num_threads, set_isa, set_num_threads
 
 
 @pytest.fixture(autouse=True)
 def restored_machine() -> Iterator[None]:
-    isa, num_threads = kernels.isa(), kernels.num_threads()
+    name, threads = isa(), num_threads()
     yield
-    kernels.set_isa(isa)
-    kernels.set_num_threads(num_threads)
+    set_isa(name)
+    set_num_threads(threads)
+
+
+@pytest.fixture(params=available_isas())
+def each_isa(request: pytest.FixtureRequest) -> str:
+    """Runs the test once under every instruction set of this machine."""
+    name = str(request.param)
+    set_isa(name)
+    return name

@@ -19,6 +19,7 @@ from cierzo.tokenizer.messages import ToolCall, parse_tools
 from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from cierzo.tokenizer.tool_calls import ToolCallParser
 from cierzo.tokenizer.tool_format import ToolFormat
+from cierzo.tokenizer.tool_grammar import MAX_CALLS
 from tests.tokenizer.vocabularies import smollm2_fields, write_gguf_vocab
 
 SCHEMA: dict[str, Any] = {
@@ -46,6 +47,7 @@ FORMATS = {
     "tekken-v11": ToolFormat.NAME_ID_ARGS,
     "tekken-v13": ToolFormat.NAME_ARGS,
 }
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 NAMED: dict[str, Any] = {"type": "function", "function": {"name": "get-wind"}}
 
 
@@ -142,6 +144,32 @@ def test_another_call_may_follow_only_where_calls_are_parallel(
         assert constraint.is_finished() == (may_end and not parallel)
     if tool_format is ToolFormat.JSON_LIST:
         assert follow == {True: {b"]", b","}, False: {b"]"}}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_calls_come_to_an_end(tokenizers: dict[str, Tokenizer], name: str) -> None:
+    """A sampler that never ends an answer by itself is ended by the grammar."""
+    tokenizer, tool_format = tokenizers[name], FORMATS[name]
+    tools = parse_tools([{"type": "function", "function": {"name": "f", "parameters": NOTHING}}])
+    constraint = _constraint(
+        GrammarCompiler(tokenizer).for_chat(tools=tools, tool_choice="any", tool_format=tool_format)
+    )
+    token_ids: list[int] = []
+    while not constraint.is_finished():
+        allowed = [i for i in _allowed(constraint) if i not in tokenizer.eos_ids]
+        longest = max(
+            allowed,
+            key=lambda i: (
+                b"]" not in tokenizer.token_bytes(i),
+                not tokenizer.token_bytes(i).isspace(),
+                len(tokenizer.token_bytes(i)),
+            ),
+        )
+        constraint.accept(longest)
+        token_ids.append(longest)
+        assert len(token_ids) < 3000
+    content, calls = _read(tokenizer, tool_format, token_ids)
+    assert (content, len(calls)) == ("", MAX_CALLS)
 
 
 def _constraint(constraint: Constraint | None) -> Constraint:

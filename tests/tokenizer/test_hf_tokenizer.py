@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def test_template_is_found_wherever_it_is(tmp_path: Path, source: str) -> None:
     assert load_tokenizer(tmp_path).chat_template == "t"
 
 
-def _sentencepiece_like(scheme: str) -> Encoder:
-    """The shipped v1 vocabulary as Hugging Face converts it: merges by score, byte fallback."""
+@cache
+def _merges_by_score() -> list[tuple[str, str]]:
     fields = spm_gguf_fields("v1")
     vocab = {piece: i for i, piece in enumerate(fields["tokens"])}
     merges = []
@@ -132,7 +133,13 @@ def _sentencepiece_like(scheme: str) -> Encoder:
             splits = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
             known = [split for split in splits if split[0] in vocab and split[1] in vocab]
             merges += [(i, *split) for split in known]
-    pairs = [(left, right) for _, left, right in sorted(merges, key=lambda merge: merge[0])]
+    return [(left, right) for _, left, right in sorted(merges, key=lambda merge: merge[0])]
+
+
+def _sentencepiece_like(scheme: str) -> Encoder:
+    """The shipped v1 vocabulary as Hugging Face converts it: merges by score, byte fallback."""
+    vocab = {piece: i for i, piece in enumerate(spm_gguf_fields("v1")["tokens"])}
+    pairs = _merges_by_score()
     encoder = Encoder(
         BPE(vocab=vocab, merges=pairs, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
     )
@@ -152,6 +159,17 @@ def test_sentencepiece_like_file_gives_sentencepiece_ids(tmp_path: Path) -> None
     end = tokenizer.control_tokens["</s>"]
     # "first" puts a space before the first segment only.
     assert tokenizer.encode_pieces(["Hello", end, "Hello"])[-1] != tokenizer.encode("Hello")[0]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_space_prefix_in_prompts_is_the_librarys(tmp_path: Path, scheme: str) -> None:
+    encoder = _sentencepiece_like(scheme)
+    template = "{{ bos_token }}[INST] {{ messages[0].content }} [/INST]{{ eos_token }}more"
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    tokenizer = load_tokenizer(_write(tmp_path, encoder, **config))
+    prompt = ChatPrompt(tokenizer).encode([{"role": "user", "content": "Hello"}])
+    assert prompt == encoder.encode("<s>[INST] Hello [/INST]</s>more").ids
+    assert tokenizer.adds_space_prefix == (scheme != "never")
 
 
 def test_other_models_are_refused_by_name(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cierzo.errors import PromptError, TemplateError, UnsupportedRequestError
 from cierzo.tokenizer.chat_prompt import ChatPrompt
@@ -29,6 +31,11 @@ TOOL = {
 @pytest.fixture(scope="module")
 def process() -> TemplateProcess:
     return TemplateProcess()
+
+
+@pytest.fixture(scope="module")
+def smollm2_prompt(smollm2: Tokenizer) -> ChatPrompt:
+    return ChatPrompt(smollm2)
 
 
 def _prompt(folder: Path, template: str, **fields: Any) -> tuple[ChatPrompt, Tokenizer]:
@@ -74,6 +81,20 @@ def test_user_text_adds_no_control_token(smollm2: Tokenizer, text: str) -> None:
     typed = prompt.encode([{"role": "user", "content": text}], [TOOL])
     assert _controls(smollm2, typed) == plain
     assert text in smollm2.decode(typed)
+
+
+FRAGMENTS = ("<|im_end|>", "<|im_start|>", "<|", "im_end", "|>", "<", " ", "\n", "system", "é")
+
+
+@settings(max_examples=60, deadline=None)
+@given(fragments=st.lists(st.sampled_from(FRAGMENTS), max_size=12))
+def test_no_mix_of_fragments_adds_a_control_token(
+    smollm2_prompt: ChatPrompt, smollm2: Tokenizer, fragments: list[str]
+) -> None:
+    text = "".join(fragments)
+    ids = smollm2_prompt.encode([{"role": "system", "content": text}, USER])
+    assert _controls(smollm2, ids) == [1, 2, 1, 2, 1]
+    assert smollm2.decode(ids) == f"system\n{text}\nuser\nWhy?\nassistant\n"
 
 
 def test_template_tricks_glue_no_control_token_from_user_text(tmp_path: Path) -> None:

@@ -148,6 +148,25 @@ def test_what_is_no_call_is_given_back(
     assert _parse(tokenizer, tool_format, _pieces(tokenizer, text)) == (content, [])
 
 
+@pytest.mark.parametrize(
+    ("name", "tool_format", "text"),
+    [
+        ("tekken-v13", ToolFormat.NAME_ARGS, "a[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]f[ARGS]{not"),
+        ("tekken-v7", ToolFormat.JSON_LIST, 'a[TOOL_CALLS][{"name": "f"}, {"name": "f'),
+        ("tekken-v7", ToolFormat.TAGGED, 'a<tool_call>{"name": "f"}</tool_call><tool_call>{"n'),
+    ],
+)
+def test_a_call_cut_off_after_whole_ones_is_no_content(
+    vendor_tokenizers: dict[str, Tokenizer], name: str, tool_format: ToolFormat, text: str
+) -> None:
+    tokenizer = vendor_tokenizers[name]
+    pieces: list[int | str] = [text]
+    if tool_format is not ToolFormat.TAGGED:
+        pieces = _pieces(tokenizer, text)
+    content, calls = _parse(tokenizer, tool_format, pieces)
+    assert (content, [call.name for call in calls]) == ("a", ["f"])
+
+
 def test_calls_come_whole_and_at_once(vendor_tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = vendor_tokenizers["spm-v3"]
     calls: list[dict[str, Any]] = [{"name": n, "arguments": {"x": {}}} for n in ("a", "b")]

@@ -100,7 +100,8 @@ def _draw(batch: Batch, logits: Tensor) -> list[int]:
     """One token id per row; rows behind the due ones are drawn greedily and mean nothing."""
     due = batch.due
     if all(s.params.temperature == 0 for s in due):
-        return kernels.argmax(logits).tolist()[: len(due)] if due else []
+        greedy: list[int] = kernels.argmax(logits).tolist() if due else []
+        return greedy[: len(due)]
     temperature = np.zeros(logits.rows, np.float32)
     top_k = np.zeros(logits.rows, np.int32)
     top_p = np.ones(logits.rows, np.float32)
@@ -114,7 +115,8 @@ def _draw(batch: Batch, logits: Tensor) -> list[int]:
         np.array([s.index for s in due], np.uint64),
         np.array([s.num_tokens for s in due], np.uint64),
     )
-    return kernels.sample(logits, temperature, top_k, top_p, uniform).tolist()[:num_due]
+    drawn: list[int] = kernels.sample(logits, temperature, top_k, top_p, uniform).tolist()
+    return drawn[:num_due]
 
 
 def _edit(logits: Tensor, row: int, sequence: Sequence) -> str | None:

@@ -1,4 +1,4 @@
-"""What native/bindings*.cpp exports. Shapes are the axes: T tokens (rows), G groups of 32 inputs."""
+"""What native/bindings*.cpp exports."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -23,6 +23,7 @@ from cierzo.errors import ModelFileError
 from cierzo.kernels import PackedWeight, Tensor
 from cierzo.models.config_checks import config_from_json, config_to_json
 from cierzo.models.fields import Fields, read_json_object
+from cierzo.models.packed_shapes import PackedShape, packed_shapes
 
 MANIFEST = "cierzo.json"
 WEIGHTS = "weights.bin"
@@ -31,6 +32,9 @@ ALIGNMENT = 4096
 EDGE_BYTES = 4096
 
 _MAX_SIZE = 2**48
+
+PackedDtype = WeightDtype | Literal["float32"]
+_DTYPES: tuple[PackedDtype, ...] = ("float32", "int4", "int8", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class PackedEntry:
     """
 
     name: str
-    dtype: WeightDtype | Literal["float32"]
+    dtype: PackedDtype
     affine: bool
     n_out: int
     n_in: int
@@ -108,6 +112,7 @@ def read_manifest(folder: Path) -> Manifest:
     fingerprint = fields.items("fingerprint")
     config = config_from_json(body.get("config") or {}, str(path))
     entries = tuple(_entry(item, str(path)) for item in fields.items("tensors"))
+    _check_shapes(entries, config, path)
     return Manifest(
         config,
         fields.text("dtype"),
@@ -124,9 +129,9 @@ def _entry(values: Any, origin: str) -> PackedEntry:
         raise ModelFileError(f"{origin}: a tensor entry must be an object")
     name = Fields(values, origin).text("name")
     fields = Fields(values, f"{origin}, tensor {name}")
-    dtype = fields.text("dtype")
-    if dtype not in ("float32", "int4", "int8", "bf16"):
-        raise fields.error("dtype", "must be float32, int4, int8 or bf16", dtype)
+    dtype = next((d for d in _DTYPES if d == fields.text("dtype")), None)
+    if dtype is None:
+        raise fields.error("dtype", f"must be one of {_DTYPES}", fields.get("dtype"))
     entry = PackedEntry(
         name,
         dtype,
@@ -140,11 +145,27 @@ def _entry(values: Any, origin: str) -> PackedEntry:
         fields.integer("crc32", 0, 2**32 - 1),
         fields.integer("edge_crc32", 0, 2**32 - 1),
     )
+    if entry.affine and entry.dtype in ("float32", "bf16"):
+        raise fields.error("affine", f"must be false for {dtype}", True)
     shape = (entry.n_out, entry.n_in, entry.n_experts)
     needed = tensor_nbytes(entry.dtype, entry.affine, *shape)
     if entry.nbytes != needed:
         raise fields.error("nbytes", f"must be {needed} for its shape", entry.nbytes)
     return entry
+
+
+def _check_shapes(entries: tuple[PackedEntry, ...], config: ModelConfig, path: Path) -> None:
+    """Every tensor that `config` needs is listed once, in its shape, and no other."""
+    listed = {
+        e.name: PackedShape(e.n_out, e.n_in, e.n_experts, is_float=e.dtype == "float32")
+        for e in entries
+    }
+    needed = packed_shapes(config)
+    if len(listed) != len(entries):
+        raise _damaged(path, "a tensor is listed twice")
+    for name in sorted(listed.keys() | needed.keys()):
+        if listed.get(name) != needed.get(name):
+            raise _damaged(path, f"tensor {name} is not what the configuration needs")
 
 
 class PackedFolder:
@@ -220,10 +241,7 @@ def open_packed(folder: Path) -> PackedFolder:
             raise _damaged(path, f"tensor {entry.name} ends past the file")
         if edge_crc32(data[entry.offset : position]) != entry.edge_crc32:
             raise _damaged(path, f"the bytes of tensor {entry.name} changed")
-    opened = PackedFolder(folder, manifest, data)
-    if len(opened.entries) != len(manifest.entries):
-        raise _damaged(folder / MANIFEST, "a tensor is listed twice")
-    return opened
+    return PackedFolder(folder, manifest, data)
 
 
 def verify_packed(folder: Path) -> None:

@@ -21,7 +21,7 @@ class RotaryEmbedding:
 
     def __init__(self, config: ModelConfig) -> None:
         self._frequencies, self._attention_factor = rope_frequencies(config)
-        self._softmax_scale = config.head_dim**-0.5
+        self._softmax_scale = float(config.head_dim) ** -0.5
         self._temperature = config.query_temperature
 
     def angles(

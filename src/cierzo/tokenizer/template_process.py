@@ -86,6 +86,7 @@ class TemplateProcess:
                 stderr=subprocess.DEVNULL,
                 env={},
                 cwd="/",
+                start_new_session=True,  # a terminal's Ctrl-C is for us, not for it
             )
             weakref.finalize(self, _end, self._process)
         return self._process

@@ -89,19 +89,6 @@ TEKKEN_FILE = "tekken.json"
 HF_FILE = "tokenizer.json"
 SPM_PATTERN = "tokenizer.model.v*"
 BARE_SPM_FILE = "tokenizer.model"
-TOKENIZER_FILES = (
-    TEKKEN_FILE,
-    SPM_PATTERN,
-    GGUF_VOCAB_FILE,
-    HF_FILE,
-    BARE_SPM_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Names (and one pattern) of the files that a packed folder keeps for its tokenizer."""
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -31,10 +31,12 @@ Part = str | ToolCall
 class ToolCallParser:
     """Separates one answer's content from its calls. The caller turns tokens into text.
 
-    What looks like a call but does not parse (cut short, malformed) is given back as text.
+    What looks like a call but does not parse is given back as text, unless it is the cut-off
+    last of several: after whole calls, a fragment helps nobody.
     """
 
     def __init__(self, tokenizer: Tokenizer, tool_format: ToolFormat) -> None:
+        self._has_called = False
         self._calls = _call_parser(tool_format)
         ids = tokenizer.control_tokens
         self._markers = {ids[text]: text for text in (TOOL_CALLS, CALL_ID, ARGS) if text in ids}
@@ -43,11 +45,13 @@ class ToolCallParser:
         """(content, whole calls) that a token and the text it completed bring."""
         marker = self._markers.get(token_id)
         parts = self._calls.marker(marker) if marker else []
-        return _sorted_out([*parts, *self._calls.text(text)])
+        content, calls = _sorted_out([*parts, *self._calls.text(text)])
+        self._has_called |= bool(calls)
+        return content, calls
 
     def flush(self) -> tuple[str, list[ToolCall]]:
         """What still waits when the answer is over."""
-        return _sorted_out(self._calls.end())
+        return _sorted_out(self._calls.end(self._has_called))
 
 
 def _sorted_out(parts: list[Part]) -> tuple[str, list[ToolCall]]:
@@ -56,13 +60,16 @@ def _sorted_out(parts: list[Part]) -> tuple[str, list[ToolCall]]:
 
 
 class _CallParser(Protocol):
-    """One format's state: fed text and control tokens in order, then ended once."""
+    """One format's state: fed text and control tokens in order, then ended once.
+
+    `has_called` tells the end whether a cut-off call would follow whole ones.
+    """
 
     def text(self, text: str) -> list[Part]: ...
 
     def marker(self, marker: str) -> list[Part]: ...
 
-    def end(self) -> list[Part]: ...
+    def end(self, has_called: bool) -> list[Part]: ...
 
 
 def _call_parser(tool_format: ToolFormat) -> _CallParser:
@@ -84,7 +91,7 @@ class _NoCalls:
     def marker(self, marker: str) -> list[Part]:
         return []
 
-    def end(self) -> list[Part]:
+    def end(self, has_called: bool) -> list[Part]:
         return []
 
 
@@ -102,13 +109,17 @@ class _NamedParser:
         return []
 
     def marker(self, marker: str) -> list[Part]:
-        done = self.end() if marker == TOOL_CALLS else []
+        done = self._finish_call() if marker == TOOL_CALLS else []
         if marker == TOOL_CALLS or self._field is not None:
             self._field = marker
             self._fields[marker] = ""
         return done
 
-    def end(self) -> list[Part]:
+    def end(self, has_called: bool) -> list[Part]:
+        parts = self._finish_call()
+        return [part for part in parts if isinstance(part, ToolCall) or not has_called]
+
+    def _finish_call(self) -> list[Part]:
         fields, self._fields, self._field = self._fields, {}, None
         if not fields:
             return []
@@ -132,13 +143,14 @@ class _ListParser:
         return self._whole_calls(self._rest) if "}" in text else []
 
     def marker(self, marker: str) -> list[Part]:
-        done = self.end()
+        done = self.end(has_called=False)
         self._rest = ""
         return done
 
-    def end(self) -> list[Part]:
+    def end(self, has_called: bool) -> list[Part]:
         rest, self._rest = self._rest, None
-        return [rest] if rest is not None and rest.strip(" \n[],") else []
+        is_something = rest is not None and rest.strip(" \n[],")
+        return [rest] if rest is not None and is_something and not has_called else []
 
     def _whole_calls(self, rest: str) -> list[Part]:
         calls: list[Part] = []
@@ -160,7 +172,6 @@ class _TaggedParser:
         self._matcher = StopMatcher([CALL_OPEN])
         self._space = ""
         self._body: str | None = None
-        self._has_called = False
 
     def text(self, text: str) -> list[Part]:
         parts: list[Part] = []
@@ -177,23 +188,18 @@ class _TaggedParser:
             body, closing, text = self._body.partition(CALL_CLOSE)
             if not closing:
                 return parts
-            parts += self._calls(body) or [CALL_OPEN + body + CALL_CLOSE]
+            parts += _calls_in(body) or [CALL_OPEN + body + CALL_CLOSE]
             self._body = None
 
     def marker(self, marker: str) -> list[Part]:
         return []
 
-    def end(self) -> list[Part]:
+    def end(self, has_called: bool) -> list[Part]:
         body, self._body = self._body, None
         if body is not None:
-            return self._calls(body) or [CALL_OPEN + body]
+            return _calls_in(body) or ([] if has_called else [CALL_OPEN + body])
         parts = self._content(self._matcher.flush())
-        return parts if self._has_called or not self._space else [*parts, self._space]
-
-    def _calls(self, body: str) -> list[Part]:
-        calls = _calls_in(body)
-        self._has_called |= bool(calls)
-        return calls
+        return parts if has_called or not self._space else [*parts, self._space]
 
     def _content(self, text: str) -> list[Part]:
         """White space waits: before a call it goes, before more text it stays."""
@@ -222,7 +228,7 @@ class _BareParser:
     def marker(self, marker: str) -> list[Part]:
         return []
 
-    def end(self) -> list[Part]:
+    def end(self, has_called: bool) -> list[Part]:
         held, self._held = self._held, ""
         return _calls_in(held) or ([held] if held else [])
 

@@ -24,6 +24,10 @@ from cierzo.tokenizer.tool_format import (
 FREE_TEXT = "FREE: /(.|\\n)+/\n"
 """Any text. Control tokens are no text, so a call cannot start inside it."""
 
+MAX_CALLS = 16
+"""Calls in one answer that is held to calls: a small model, left alone, never stops calling."""
+
+_MORE = f"{{0,{MAX_CALLS - 1}}}"
 _WHITE_SPACE = r"( |\n[ \t]{0,24})"
 """One space, or a line break and its indentation: free white space would never have to end."""
 
@@ -54,13 +58,13 @@ class ToolGrammar:
             return self._alternatives("calls", tools, '{"name": "%s", "parameters": ', "}")
         if self._format is ToolFormat.JSON_LIST:
             item = self._alternatives("item", tools, '{"name": "%s", "arguments": ', "}", tail=_ID)
-            more = ' (", " item)*' if self._parallel else ""
+            more = f' (", " item){_MORE}' if self._parallel else ""
             start = f'{self._token(TOOL_CALLS)} {self._space}"[" item{more} "]"'
             return f"calls: {start}\n{item}"
         if self._format is ToolFormat.TAGGED:
-            more = f' ("\\n{CALL_OPEN}" body)*' if self._parallel else ""
+            more = f' ("\\n{CALL_OPEN}" body){_MORE}' if self._parallel else ""
             return f'calls: {self._space}"{CALL_OPEN}" body{more}\n{self._tag_body(tools)}'
-        return f"calls: call{'+' if self._parallel else ''}\n{self._named_calls(tools)}"
+        return f"calls: call{f' call{_MORE}' if self._parallel else ''}\n{self._named_calls(tools)}"
 
     def text_or_calls(self, tools: Sequence[Tool]) -> str:
         """A whole grammar: any text, calls, or text and then calls."""
@@ -69,7 +73,7 @@ class ToolGrammar:
             return f"start: TEXT | calls\nTEXT: /[^{{\\s](.|\\n)*/\n{self.calls(tools)}"
         if self._format is not ToolFormat.TAGGED:
             return f"start: FREE | FREE? calls\n{FREE_TEXT}{self.calls(tools)}"
-        more = f' ("\\n{CALL_OPEN}" body)*' if self._parallel else ""
+        more = f' ("\\n{CALL_OPEN}" body){_MORE}' if self._parallel else ""
         untagged = f"UNTAGGED: /(.|\\n)+/ & ~/(.|\\n)*{CALL_OPEN}(.|\\n)*/\n"
         before = f'before[suffix="{CALL_OPEN}"]: /(.|\\n)*/\n'
         return f"start: UNTAGGED | before body{more}\n{untagged}{before}{self._tag_body(tools)}"

@@ -1,0 +1,414 @@
+"""Arguments for every native op: right ones, and ways of spoiling each.
+
+`CALLS` maps an op's name to what draws a call of it. T tokens, S sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cierzo import kernels
+from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Tensor
+from tests.fuzz.mutations import FLOATS, Mutator
+
+Call = tuple[Callable[..., Any], dict[str, Any]]
+_BLOCK = 16
+
+
+class Draw:
+    """Random sizes, arrays and native objects."""
+
+    def __init__(self, mutator: Mutator) -> None:
+        self.mutator = mutator
+        self.rng = mutator.rng
+        self.arrays = np.random.default_rng(self.rng.getrandbits(64))
+
+    def of(self, *values: Any) -> Any:
+        return self.rng.choice(values)
+
+    def rows(self) -> int:
+        return int(self.of(0, 1, 1, 2, 3, 5, 16, 17, 40))
+
+    def width(self) -> int:
+        return int(self.of(1, 2, 15, 16, 17, 31, 32, 33, 64, 96, 100))
+
+    def floats(self, *shape: int) -> NDArray[np.float32]:
+        """Normal numbers, and in every third array some that are not."""
+        array = self.arrays.standard_normal(shape, dtype=np.float32)
+        if array.size and self.mutator.chance(0.33):
+            odd = np.array([np.nan, np.inf, -np.inf, 1e38, -1e38, 1e-42, 0.0], np.float32)
+            places = self.arrays.integers(0, array.size, self.of(1, 3, array.size))
+            array.reshape(-1)[places] = self.arrays.choice(odd, len(places))
+        return array
+
+    def bytes_(self, *shape: int) -> NDArray[np.uint8]:
+        return self.arrays.integers(0, 256, shape, dtype=np.uint8)
+
+    def halves(self, *shape: int) -> NDArray[np.float16]:
+        return self.bytes_(*shape[:-1], 2 * shape[-1]).view(np.float16)
+
+    def ids(self, high: int, *shape: int) -> NDArray[np.int32]:
+        return self.arrays.integers(0, max(high, 1), shape, dtype=np.int32)
+
+    def tensor(self, rows: int, cols: int) -> Tensor:
+        """Sometimes one whose capacity is larger than it shows, or whose rows grew."""
+        tensor = Tensor.from_numpy(self.floats(rows, cols))
+        if self.mutator.chance(0.3):
+            tensor.resize(rows + self.of(1, 50))
+            tensor.resize(rows)
+        return tensor
+
+    def packed(self, n_out: int, n_in: int, n_experts: int = 1) -> PackedWeight:
+        """Any bytes are weights."""
+        dtype, affine = self.of(*_FORMATS)
+        nbytes = n_experts * kernels.packed_nbytes(dtype, affine, n_out, n_in)
+        return PackedWeight(self.bytes_(nbytes), dtype, affine, n_out, n_in, n_experts)
+
+    def step_arrays(self, num_blocks: int, head_dim: int, vocab: int) -> dict[str, Any]:
+        """A sound `ForwardInput`'s arrays; sequences own blocks of a cache of `num_blocks`."""
+        free = list(self.arrays.permutation(num_blocks))
+        queries, contexts, tables = [], [], []
+        for _ in range(self.of(0, 1, 1, 2, 3)):
+            num_queries, past = int(self.of(0, 1, 1, 2, 17)), int(self.of(0, 1, 15, 40))
+            blocks = -(-(num_queries + past) // _BLOCK)
+            if blocks > len(free):
+                break
+            queries.append(num_queries)
+            contexts.append(num_queries + past)
+            tables.append([free.pop() for _ in range(blocks)])
+        num_tokens, width = sum(queries), max(map(len, tables), default=0) + self.of(0, 1)
+        block_tables = np.full((len(tables), width), -1, np.int32)
+        positions, slots = [], []
+        for row, (table, num_queries, context) in enumerate(
+            zip(tables, queries, contexts, strict=True)
+        ):
+            block_tables[row, : len(table)] = table
+            for position in range(context - num_queries, context):
+                positions.append(position)
+                slots.append(table[position // _BLOCK] * _BLOCK + position % _BLOCK)
+        return {
+            "token_ids": self.ids(vocab, num_tokens),
+            "positions": np.array(positions, np.int32),
+            "slot_mapping": np.array(slots, np.int32),
+            "query_starts": np.cumsum([0, *queries], dtype=np.int32),
+            "context_lens": np.array(contexts, np.int32),
+            "block_tables": block_tables,
+            "cos": self.floats(num_tokens, head_dim // 2),
+            "sin": self.floats(num_tokens, head_dim // 2),
+            "query_scale": self.floats(num_tokens),
+        }
+
+    def spoiled(self, value: Any) -> Any:
+        """Something else in the place of `value`: near it, of another type, or absurd."""
+        if isinstance(value, bool):
+            return self.of(not value, None, 2, "yes")
+        if isinstance(value, int):
+            return self.of(self.mutator.number(value), self.mutator.number(value), 1.5, None, "1")
+        if isinstance(value, float):
+            return self.of(*FLOATS, float("nan"), -value, None, "1")
+        if isinstance(value, str):
+            return self.of(self.mutator.text(value), None, 3, "int4", "bf16")
+        if isinstance(value, Tensor):
+            other = self.tensor(self.rows(), self.width())
+            return self.of(other, self.tensor(value.rows + 1, value.cols), None, value.numpy())
+        if isinstance(value, PackedWeight):
+            return self.of(self.packed(self.width(), self.width(), self.of(1, 2)), None, b"x")
+        if isinstance(value, np.ndarray):
+            return self._spoiled_array(value)
+        return self.of(None, 1, "x", value)
+
+    def _spoiled_array(self, value: NDArray[Any]) -> Any:
+        choices: tuple[Callable[[NDArray[Any]], Any], ...] = (
+            lambda a: a.astype(self.of(np.float64, np.int64, np.uint8, np.int32, np.float16)),
+            lambda a: np.repeat(a, 2, axis=0)[::2],
+            lambda a: np.asfortranarray(a),
+            lambda a: a[..., ::-1],
+            lambda a: a.astype(a.dtype.newbyteorder(">")),
+            lambda a: a[:0],
+            lambda a: a[:-1],
+            lambda a: a[..., :-1],
+            lambda a: np.concatenate([a, a]),
+            lambda a: a.reshape(-1),
+            lambda a: a[None],
+            lambda a: np.empty((0, 2**40), a.dtype),
+            lambda a: np.lib.stride_tricks.as_strided(a, (2**20, *a.shape), (0, *a.strides)),
+            _unaligned,
+            _read_only,
+            lambda a: a.tolist(),
+            lambda a: None,
+        )
+        if value.size and np.issubdtype(value.dtype, np.integer) and self.mutator.chance(0.6):
+            spoiled = value.copy()
+            number = self.mutator.number(int(spoiled.reshape(-1)[0]))
+            place = self.rng.randrange(value.size)
+            bits = 8 * spoiled.itemsize
+            spoiled.reshape(-1)[place] = np.array([number % 2**bits], f"u{bits // 8}").view(
+                spoiled.dtype
+            )[0]
+            return spoiled
+        return self.rng.choice(choices)(value)
+
+
+_FORMATS = (("int4", False), ("int4", True), ("int8", False), ("int8", True), ("bf16", False))
+
+
+def _unaligned(a: NDArray[Any]) -> NDArray[Any]:
+    raw = np.zeros(a.nbytes + 1, np.uint8)
+    raw[1:] = np.frombuffer(a.tobytes(), np.uint8)
+    return raw[1:].view(a.dtype).reshape(a.shape)
+
+
+def _read_only(a: NDArray[Any]) -> NDArray[Any]:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _resize(tensor: Tensor, rows: int) -> None:
+    """A view from before must stay memory that may be read and written."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError
+    view = tensor.numpy()
+    tensor.resize(rows)
+    view[...] = 1.0
+    tensor.numpy()[:1] = 2.0
+    view.sum()
+
+
+def _tensor_new(d: Draw) -> Call:
+    return Tensor, {"rows": d.rows(), "cols": d.width()}
+
+
+def _tensor_resize(d: Draw) -> Call:
+    return _resize, {"tensor": d.tensor(d.rows(), d.width()), "rows": d.rows()}
+
+
+def _from_numpy(d: Draw) -> Call:
+    return Tensor.from_numpy, {"a": d.floats(d.rows(), d.width())}
+
+
+def _packed_weight(d: Draw) -> Call:
+    (dtype, affine), n_out, n_in = d.of(*_FORMATS), d.width(), d.width()
+    n_experts = d.of(1, 3)
+    data = d.bytes_(n_experts * kernels.packed_nbytes(dtype, affine, n_out, n_in))
+    return PackedWeight, {
+        **{"data": data, "dtype": dtype, "affine": affine},
+        **{"n_out": n_out, "n_in": n_in, "n_experts": n_experts},
+    }
+
+
+def _packed_nbytes(d: Draw) -> Call:
+    dtype, affine = d.of(*_FORMATS)
+    arguments = {"dtype": dtype, "affine": affine, "n_out": d.width(), "n_in": d.width()}
+    return kernels.packed_nbytes, arguments
+
+
+def _unpack(d: Draw) -> Call:
+    (dtype, affine), n_out, n_in = d.of(*_FORMATS), d.width(), d.width()
+    data = d.bytes_(kernels.packed_nbytes(dtype, affine, n_out, n_in))
+    shape = {"n_out": n_out, "n_in": n_in}
+    return kernels.unpack, {"data": data, "dtype": dtype, "affine": affine, **shape}
+
+
+def _pack_quantized(d: Draw) -> Call:
+    n_out, groups, bits = d.width(), d.of(1, 2, 3), d.of(4, 8)
+    values = d.bytes_(n_out, groups * 32) >> (8 - bits if d.mutator.chance(0.8) else 0)
+    return kernels.pack_quantized, {
+        "values": values,
+        "scales": d.halves(n_out, groups),
+        "minimums": d.of(None, d.halves(n_out, groups)),
+        "bits": bits,
+    }
+
+
+def _pack_bf16(d: Draw) -> Call:
+    return kernels.pack_bf16, {"w": d.floats(d.width(), d.width())}
+
+
+def _quantize(d: Draw) -> Call:
+    return kernels.quantize, {"w": d.floats(d.width(), d.width()), "bits": d.of(4, 8)}
+
+
+def _matmul(d: Draw) -> Call:
+    rows, n_in, n_out = d.rows(), d.width(), d.width()
+    out, x = d.tensor(rows, n_out), d.tensor(rows, n_in)
+    accumulate = d.of(False, True)
+    weight = d.packed(n_out, n_in)
+    return kernels.matmul, {"out": out, "x": x, "weight": weight, "accumulate": accumulate}
+
+
+def _matmul_swiglu(d: Draw) -> Call:
+    rows, n_in, hidden = d.rows(), d.width(), d.width()
+    gate_up = d.packed(2 * (-(-hidden // 16) * 16), n_in)
+    out, x = d.tensor(d.rows(), hidden), d.tensor(rows, n_in)
+    return kernels.matmul_swiglu, {"out": out, "x": x, "gate_up": gate_up}
+
+
+def _moe(d: Draw) -> Call:
+    rows, dim, hidden, num_experts = d.rows(), d.width(), d.of(16, 32, 48), d.of(1, 2, 4, 9)
+    return kernels.moe, {
+        "x": d.tensor(rows, dim),
+        "h": d.tensor(rows, dim),
+        "router": d.tensor(num_experts, dim),
+        "gate_up": d.packed(2 * hidden, dim, num_experts),
+        "down": d.packed(dim, hidden, num_experts),
+        "num_experts_per_tok": d.rng.randint(1, num_experts),
+        "expert_counts": d.of(None, d.tensor(1, num_experts)),
+    }
+
+
+def _gather_rows(d: Draw) -> Call:
+    rows, width = d.rows() + 1, d.width()
+    out, x = d.tensor(d.rows(), width), d.tensor(rows, width)
+    return kernels.gather_rows, {"out": out, "x": x, "rows": d.ids(rows, d.rows())}
+
+
+def _embed(d: Draw) -> Call:
+    vocab, dim = d.width(), d.width()
+    step = ForwardInput(**d.step_arrays(9, 8, vocab))
+    out = d.tensor(d.rows(), dim)
+    return kernels.embed, {"out": out, "inp": step, "weight": d.packed(vocab, dim)}
+
+
+def _rms_norm(d: Draw) -> Call:
+    width, x = d.width(), d.rows()
+    tensors = {"out": d.tensor(d.rows(), width), "x": d.tensor(x, width)}
+    return kernels.rms_norm, {**tensors, "weight": d.tensor(1, width), "eps": 1e-5}
+
+
+def _cache(d: Draw) -> tuple[KVCache, ForwardInput, int]:
+    """A cache, a step whose arrays may be spoiled (where that is not refused), query heads."""
+    num_blocks, n_kv_heads, head_dim = d.of(1, 4, 9), d.of(1, 2, 3), d.of(2, 8, 32, 62, 64, 128)
+    arrays = d.step_arrays(num_blocks, head_dim, 50)
+    if d.mutator.chance(0.4):
+        name = d.rng.choice(list(arrays))
+        try:
+            step = ForwardInput(**{**arrays, name: d.spoiled(arrays[name])})
+        except (ValueError, TypeError):
+            step = ForwardInput(**arrays)
+    else:
+        step = ForwardInput(**arrays)
+    return KVCache(2, num_blocks, n_kv_heads, head_dim), step, n_kv_heads * d.of(1, 3, 4)
+
+
+def _rope_and_store(d: Draw) -> Call:
+    cache, step, n_heads = _cache(d)
+    rows, head_dim = step.num_tokens, cache.head_dim
+    return kernels.rope_and_store, {
+        "q_out": d.tensor(d.rows(), n_heads * head_dim),
+        "qkv": d.tensor(rows, (n_heads + 2 * cache.n_kv_heads) * head_dim),
+        "inp": step,
+        "kv_cache": cache,
+        "layer": d.of(0, 1),
+        "n_heads": n_heads,
+        "interleaved": d.of(False, True),
+    }
+
+
+def _attention(d: Draw) -> Call:
+    cache, step, n_heads = _cache(d)
+    width = n_heads * cache.head_dim
+    return kernels.attention, {
+        "out": d.tensor(d.rows(), width),
+        "q": d.tensor(step.num_tokens, width),
+        "inp": step,
+        "kv_cache": cache,
+        "layer": d.of(0, 1),
+        "sliding_window": d.of(0, 1, 16, 20),
+    }
+
+
+def _forward_input(d: Draw) -> Call:
+    return ForwardInput, d.step_arrays(d.of(1, 9), d.of(2, 8, 64), 50)
+
+
+def _kv_cache(d: Draw) -> Call:
+    sizes = {"n_layers": d.of(1, 3), "num_blocks": d.of(1, 5)}
+    return KVCache, {**sizes, "n_kv_heads": d.of(1, 2), "head_dim": d.of(2, 64)}
+
+
+def _kv_cache_read(d: Draw) -> Call:
+    cache = KVCache(2, 3, d.of(1, 2), d.of(2, 64))
+    return cache.read, {"layer": d.of(0, 1), "block": d.of(0, 2)}
+
+
+def _reduction(op: Callable[[Tensor], Any]) -> Callable[[Draw], Call]:
+    return lambda d: (op, {"logits": d.tensor(d.rows(), d.width())})
+
+
+def _top_k(d: Draw) -> Call:
+    rows, width = d.rows() + 1, d.width()
+    arguments = {"row": d.rng.randrange(rows), "k": d.rng.randint(1, width)}
+    return kernels.top_k, {"logits": d.tensor(rows, width), **arguments}
+
+
+def _sample(d: Draw) -> Call:
+    rows, width = d.rows(), d.width()
+    return kernels.sample, {
+        "logits": d.tensor(rows, width),
+        "temperature": np.abs(np.nan_to_num(d.floats(rows))),
+        "top_k": d.ids(d.of(1, width, 2 * width), rows),
+        "top_p": np.full(rows, d.of(1e-9, 0.5, 0.99, 1.0), np.float32),
+        "uniform": d.arrays.random(rows),
+    }
+
+
+def _apply_mask(d: Draw) -> Call:
+    rows, width = d.rows() + 1, d.width()
+    mask = d.arrays.integers(0, 2**32, -(-width // 32), dtype=np.uint32)
+    row = d.rng.randrange(rows)
+    return kernels.apply_mask, {"logits": d.tensor(rows, width), "row": row, "mask": mask}
+
+
+def _set_num_threads(d: Draw) -> Call:
+    def call(n: Any) -> None:
+        if not (isinstance(n, int) and 4 < n <= 1024):  # a thousand threads would only take time
+            kernels.set_num_threads(n)
+
+    return call, {"n": d.of(1, 2)}
+
+
+def _set_isa(d: Draw) -> Call:
+    return kernels.set_isa, {"name": d.of(*kernels.available_isas())}
+
+
+def _asked(op: Callable[[], Any]) -> Callable[[Draw], Call]:
+    return lambda d: (op, {})
+
+
+CALLS: dict[str, Callable[[Draw], Call]] = {
+    "Tensor": _tensor_new,
+    "Tensor.resize": _tensor_resize,
+    "Tensor.from_numpy": _from_numpy,
+    "PackedWeight": _packed_weight,
+    "packed_nbytes": _packed_nbytes,
+    "unpack": _unpack,
+    "pack_quantized": _pack_quantized,
+    "pack_bf16": _pack_bf16,
+    "quantize": _quantize,
+    "matmul": _matmul,
+    "matmul_swiglu": _matmul_swiglu,
+    "moe": _moe,
+    "gather_rows": _gather_rows,
+    "embed": _embed,
+    "rms_norm": _rms_norm,
+    "rope_and_store": _rope_and_store,
+    "attention": _attention,
+    "ForwardInput": _forward_input,
+    "KVCache": _kv_cache,
+    "KVCache.read": _kv_cache_read,
+    "argmax": _reduction(kernels.argmax),
+    "logsumexp": _reduction(kernels.logsumexp),
+    "top_k": _top_k,
+    "sample": _sample,
+    "apply_mask": _apply_mask,
+    "set_num_threads": _set_num_threads,
+    "set_isa": _set_isa,
+    "num_threads": _asked(kernels.num_threads),
+    "isa": _asked(kernels.isa),
+    "available_isas": _asked(kernels.available_isas),
+}

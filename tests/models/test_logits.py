@@ -1,0 +1,145 @@
+"""Logits against `transformers` (gold files), for every architecture, format and block type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cierzo import kernels
+from tests.models.running import Float32, logits_of, open_transformer
+from tests.oracle.cases import (
+    BF16_CASES,
+    CASES,
+    GGUF_CASES,
+    GOLD_FILE,
+    GOLD_ROWS,
+    TOKEN_IDS,
+    Case,
+    fingerprint,
+)
+from tests.tiny_checkpoints import BlockType, write_consolidated, write_gguf, write_huggingface
+
+MAX_ERROR_BF16 = 0.05
+"""Largest absolute logit error at bf16 (activations rounded to bf16); logits span about ±4."""
+
+MAX_RELATIVE_ERROR = 0.03
+"""Root mean square logit error over the logits' own spread, with int8 activations, for block types
+whose weights are kept as they are. Random weights are the worst case: nothing is redundant."""
+
+MAX_RELATIVE_ERROR_REQUANTISED = 0.05
+"""The same for block types with groups of 16, whose weights are rounded to int8 groups of 32."""
+
+BF16_FORMATS = (
+    "huggingface-4",
+    "huggingface-5",
+    "huggingface-sharded",
+    "huggingface-wrapped",
+    "consolidated",
+    "gguf",
+)
+
+
+def gold_logits(case: Case) -> Float32:
+    with np.load(GOLD_FILE) as gold:
+        logits: Float32 = gold[case.name]
+    return logits
+
+
+def write_bf16(path: Path, case: Case, file_format: str) -> Path:
+    """The case's bf16 checkpoint in one of the formats; returns what to open."""
+    model = case.model()
+    match file_format:
+        case "gguf":
+            path = path / "model.gguf"
+            write_gguf(path, model, block_type=BlockType.BF16)
+        case "consolidated":
+            write_consolidated(path, model, num_shards=2)
+        case "huggingface-4":
+            write_huggingface(path, model, style="4")
+        case "huggingface-5":
+            write_huggingface(path, model, style="5", merged_experts=True)
+        case "huggingface-sharded":
+            write_huggingface(path, model, num_shards=3)
+        case "huggingface-wrapped":
+            write_huggingface(path, model, style="5", wrapped=True)
+    return path
+
+
+def has_format(case: Case, file_format: str) -> bool:
+    """Llama models have no params.json; only Ministral 3 is published inside a wrapper."""
+    architecture = case.model().config.architecture
+    if file_format == "consolidated":
+        return architecture != "llama"
+    if file_format == "huggingface-wrapped":
+        return architecture == "ministral3"
+    if file_format == "gguf":
+        # GGUF has one window for all layers.
+        return case.config_name != "mistral-window-list"
+    return True
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_gold_was_made_from_these_weights(case: Case, tmp_path: Path) -> None:
+    with np.load(GOLD_FILE) as gold:
+        stored = str(gold[f"{case.name}.weights"])
+    assert stored == fingerprint(case.weights(tmp_path), case.model().config)
+
+
+@pytest.mark.parametrize(
+    ("case", "file_format"),
+    [(c, f) for c in BF16_CASES for f in BF16_FORMATS if has_format(c, f)],
+    ids=lambda value: value.name if isinstance(value, Case) else value,
+)
+def test_bf16_logits(case: Case, file_format: str, tmp_path: Path) -> None:
+    model = open_transformer(write_bf16(tmp_path / "model", case, file_format))
+    logits = logits_of(model, TOKEN_IDS)
+    np.testing.assert_allclose(logits[GOLD_ROWS], gold_logits(case), atol=MAX_ERROR_BF16, rtol=0)
+
+
+@pytest.mark.parametrize("case", GGUF_CASES, ids=lambda case: case.name)
+def test_quantised_logits(case: Case, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    assert case.block_type is not None
+    write_gguf(path, case.model(), block_type=case.block_type)
+    logits = logits_of(open_transformer(path), TOKEN_IDS)[GOLD_ROWS]
+    gold = gold_logits(case)
+    error = np.sqrt(np.mean((logits - gold) ** 2)) / gold.std()
+    is_requantised = case.block_type in (BlockType.Q2_K, BlockType.Q3_K, BlockType.Q6_K)
+    assert error < (MAX_RELATIVE_ERROR_REQUANTISED if is_requantised else MAX_RELATIVE_ERROR)
+
+
+def test_split_experts_are_the_merged_ones(tmp_path: Path) -> None:
+    merged, split = tmp_path / "merged.gguf", tmp_path / "split.gguf"
+    model = Case("mixtral").model()
+    write_gguf(merged, model, block_type=BlockType.Q4_0)
+    write_gguf(split, model, block_type=BlockType.Q4_0, split_experts=True)
+    expected = logits_of(open_transformer(merged), TOKEN_IDS)
+    np.testing.assert_array_equal(logits_of(open_transformer(split), TOKEN_IDS), expected)
+
+
+@pytest.mark.parametrize("name", ["mistral-window-list", "mixtral", "ministral3", "llama3"])
+@pytest.mark.parametrize("block_type", [BlockType.BF16, BlockType.Q4_1, BlockType.Q8_0])
+def test_a_row_depends_on_itself_alone(name: str, block_type: BlockType, tmp_path: Path) -> None:
+    """Whole = chunked, one thread = two, every instruction set = the best one, to the bit."""
+    case = Case(name)
+    if has_format(case, "gguf"):
+        path = tmp_path / "model.gguf"
+        write_gguf(path, case.model(), block_type=block_type)
+    else:
+        path = write_bf16(tmp_path / "model", case, "huggingface-4")
+    model = open_transformer(path)
+    whole = logits_of(model, TOKEN_IDS)
+    for chunks in ([1] * 80, [7, 16, 33, 1, 23], [79, 1]):
+        np.testing.assert_array_equal(logits_of(model, TOKEN_IDS, chunks), whole)
+    best_isa, num_threads = kernels.isa(), kernels.num_threads()
+    try:
+        for isa in kernels.available_isas():
+            kernels.set_isa(isa)
+            for threads in (1, 2):
+                kernels.set_num_threads(threads)
+                np.testing.assert_array_equal(logits_of(model, TOKEN_IDS, [64, 16]), whole)
+    finally:
+        kernels.set_isa(best_isa)
+        kernels.set_num_threads(num_threads)
