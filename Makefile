@@ -58,8 +58,10 @@ sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an env
 oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
 	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check
 
+fuzz: SECONDS = 60
+fuzz: SEED = 0
 fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and random damage, bounded
-	@$(BIN)/python -m tests.fuzz
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 clean:  ## remove the environments and build folders (not the models)
 	rm -rf .venv .venv-* build

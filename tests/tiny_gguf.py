@@ -87,6 +87,16 @@ def write_gguf(
     return truth
 
 
+_SUPER_SCALE = {
+    BlockType.Q2_K: 6e-3,
+    BlockType.Q3_K: 1.9e-3,
+    BlockType.Q4_K: 2.7e-4,
+    BlockType.Q5_K: 1.25e-4,
+    BlockType.Q6_K: 6e-5,
+}
+"""Mean block scale that gives random blocks weights of about 1/16, right for rows of 256."""
+
+
 def stored_blocks(array: Float32, block_type: BlockType, rng: np.random.Generator) -> NDArray[Any]:
     """`array` as GGUF stores it; for K-quants random but well-scaled blocks of its shape."""
     if block_type not in K_QUANTS:
@@ -96,10 +106,11 @@ def stored_blocks(array: Float32, block_type: BlockType, rng: np.random.Generato
     raw = rng.integers(0, 256, shape, dtype=np.uint8)
     has_minimum = block_type in (BlockType.Q2_K, BlockType.Q4_K, BlockType.Q5_K)
     num_f16 = 2 if has_minimum else 1
-    scales = rng.uniform(1e-4, 4e-4, (*shape[:-1], num_f16)).astype(np.float16).view(np.uint8)
+    mean = _SUPER_SCALE[block_type]
+    scales = rng.uniform(0.7 * mean, 1.3 * mean, (*shape[:-1], num_f16)).astype(np.float16)
     is_first = block_type in (BlockType.Q4_K, BlockType.Q5_K)
     start = 0 if is_first else type_size - 2 * num_f16
-    raw[..., start : start + 2 * num_f16] = scales
+    raw[..., start : start + 2 * num_f16] = scales.view(np.uint8)
     return raw.reshape(*array.shape[:-1], -1)
 
 

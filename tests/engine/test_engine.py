@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -266,6 +269,21 @@ def test_max_tokens_0_computes_the_prompt_only() -> None:
         (event,) = engine.submit(make_request(prompt_of(20), params))
     assert (event.token_id, event.finish_reason) == (None, "length")
     assert event.prompt_logprobs is not None and len(event.prompt_logprobs) == 20
+
+
+def test_a_script_that_ends_in_mid_answer_ends_well() -> None:
+    script = """
+from cierzo.config import EngineConfig
+from cierzo.engine import Engine, SamplingParams
+from tests.engine.test_engine import FakeModel, make_request
+engine = Engine(FakeModel(), EngineConfig(max_model_len=10**6, num_blocks=70_000))
+next(engine.submit(make_request((1, 2), SamplingParams())))
+"""
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_many_threads_that_come_and_go_leave_nothing_behind() -> None:

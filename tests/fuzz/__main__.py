@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import selectors
 import shutil
 import subprocess
@@ -69,7 +70,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--target", choices=TARGETS, help="this one only")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--count", type=int, default=10**9, help="how many inputs at most")
-    parser.add_argument("--tests", nargs="+", help="run these tests under the sanitizers instead")
+    parser.add_argument(
+        "--tests", nargs=argparse.REMAINDER, help="run pytest with these arguments instead"
+    )
     return parser.parse_args()
 
 
@@ -188,7 +191,7 @@ def _crash_cause(trace: str) -> str:
     marks = ("SUMMARY:", "runtime error:", "hard rss limit", "panicked at", "terminate called")
     for line in trace.splitlines():
         if any(mark in line for mark in marks):
-            return f"crash: {line[:200]}"
+            return "crash: " + re.sub(r"0x[0-9a-f]{6,}|==\d+==", "…", line)[:200]
     return "crash: the process ended without a word"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,8 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
     )
     apps = [build_app([model], ServerConfig(strict_fields=strict)) for strict in (False, True)]
     loop = asyncio.new_event_loop()
+    failures: list[BaseException] = []
+    _collect_logged(failures)
 
     def run(rng: random.Random, folder: Path) -> None:
         mutator = Mutator(rng)
@@ -107,13 +110,24 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
         if mutator.chance(0.05):
             headers["content-length"] = rng.choice(("0", "-1", "9" * 30, "x", "²"))
         answer = loop.run_until_complete(_send(rng.choice(apps), content, headers))
-        assert 200 <= answer.status_code < 300 or 400 <= answer.status_code < 500, (
-            f"status {answer.status_code}: {answer.text[:500]}"
-        )
+        if failures:
+            raise AssertionError(f"status {answer.status_code}") from failures.pop()
+        assert 200 <= answer.status_code < 300 or 400 <= answer.status_code < 500, answer.text[:500]
         _check_body(answer)
         assert engine.is_healthy(), "the engine stopped"
 
     return run
+
+
+def _collect_logged(failures: list[BaseException]) -> None:
+    """Errors that the server only logs are put into `failures`."""
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1] is not None:
+                failures.append(record.exc_info[1])
+
+    logging.getLogger("cierzo").addHandler(Collect())
 
 
 async def _send(app: Any, content: bytes, headers: dict[str, str]) -> httpx.Response:

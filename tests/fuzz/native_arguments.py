@@ -170,6 +170,8 @@ def _read_only(a: NDArray[Any]) -> NDArray[Any]:
 
 def _resize(tensor: Tensor, rows: int) -> None:
     """A view from before must stay memory that may be read and written."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError
     view = tensor.numpy()
     tensor.resize(rows)
     view[...] = 1.0

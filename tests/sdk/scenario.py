@@ -93,8 +93,17 @@ def prefix(client: Any, model: str) -> None:
 
 
 def tools(client: Any, model: str) -> None:
-    """A forced call, whole and streamed, and the conversation that goes on with its result."""
-    fields = {"model": model, "messages": WEATHER, "tools": [TOOL], "tool_choice": "any"}
+    """A forced call, whole and streamed, and the conversation that goes on with its result.
+
+    One call only: small models, once made to call, do not stop.
+    """
+    fields = {
+        "model": model,
+        "messages": WEATHER,
+        "tools": [TOOL],
+        "tool_choice": "any",
+        "parallel_tool_calls": False,
+    }
     choice = client.chat.complete(**fields).choices[0]
     assert choice.finish_reason == "tool_calls"
     call = choice.message.tool_calls[0]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx2 as httpx
 import pytest
 
+from cierzo.engine.request import TokenEvent
 from cierzo.server.config import ServerConfig
 from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
@@ -64,6 +65,15 @@ def test_an_error_after_a_ping_closes_the_connection() -> None:
     with live_server([scripted_model(engine)], ServerConfig(ping_interval_s=0.05)) as server:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.post(server.url + CHAT, json=body(stream=True))
+
+
+def test_an_engine_error_after_a_ping_has_its_finish_reason() -> None:
+    stopped = TokenEvent(0, None, "error", error="the engine was stopped")
+    engine = ScriptedEngine(lambda request: [0.2, stopped])
+    with live_server([scripted_model(engine)], ServerConfig(ping_interval_s=0.05)) as server:
+        answer = httpx.post(server.url + CHAT, json=body(stream=True))
+    (chunk,) = chunks(answer)
+    assert chunk["choices"][0]["finish_reason"] == "error"
 
 
 def test_drain_lets_running_requests_finish() -> None:

@@ -107,6 +107,10 @@ def test_strict_mode_refuses_extra_fields() -> None:
         locations = [item["loc"][1:] for item in data["detail"]]
         assert sorted(locations, key=str) == [["messages", 0, "name"], ["nonsense"], ["seed"]]
         assert {item["type"] for item in data["detail"]} == {"extra_forbidden"}
+        image = {"type": "image_url", "image_url": "https://example.org/a.png"}
+        fields = body(messages=[{"role": "user", "content": [image]}])
+        answer = httpx.post(server.url + CHAT, json=fields)
+        check(answer, 400, "invalid_request_error", 'a content chunk of type "image_url"')
 
 
 def test_lenient_mode_names_what_it_ignores(client: httpx.Client, engine: ScriptedEngine) -> None:

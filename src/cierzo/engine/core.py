@@ -106,23 +106,25 @@ class EngineCore:
     def add(self, arrival: int, request: GenerationRequest) -> Events:
         """Queue a checked request under the number `arrival`, larger than any before.
 
-        Returns error events when its grammar cannot be copied for n > 1.
+        Returns error events when it cannot be, as when its grammar fails to fork for n > 1.
         """
-        params = request.params
-        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
-        limit = self.config.max_model_len
-        leader = Sequence(request, arrival, limit, seed)
-        self._requests[arrival] = sequences = [leader]
         try:
-            for index in range(1, params.n):
-                sequences.append(Sequence(request, arrival, limit, seed, leader, index))
-        except Exception as error:  # a faulty constraint ends its own request
-            del self._requests[arrival]
-            message = f"the grammar failed: {error}"
-            return [(arrival, TokenEvent(i, None, "error", error=message)) for i in range(params.n)]
-        leader.siblings = sequences[1:]
-        self.scheduler.add(leader)
+            sequences = self._sequences(arrival, request)
+        except Exception as error:  # it ends its own request, not the engine
+            message = f"the request could not be started: {type(error).__name__}: {error}"
+            indices = range(request.params.n)
+            return [(arrival, TokenEvent(i, None, "error", error=message)) for i in indices]
+        self._requests[arrival] = sequences
+        self.scheduler.add(sequences[0])
         return []
+
+    def _sequences(self, arrival: int, request: GenerationRequest) -> list[Sequence]:
+        params, limit = request.params, self.config.max_model_len
+        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        leader = Sequence(request, arrival, limit, seed)
+        for index in range(1, params.n):
+            leader.siblings.append(Sequence(request, arrival, limit, seed, leader, index))
+        return [leader, *leader.siblings]
 
     def abort(self, arrival: int, index: int | None = None) -> None:
         """End a request, or one of its sequences, without an event. Unknown ones are ignored."""

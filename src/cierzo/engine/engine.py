@@ -6,6 +6,7 @@ request's `TokenStream`, once per step. Knows nothing of how a step is computed 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -48,6 +49,7 @@ class Engine:
         self._pace = _Pace()
         self._thread = Thread(target=self._run, name="cierzo-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread cut off inside a kernel would take the process down
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; its events come out of the stream.
@@ -105,6 +107,7 @@ class Engine:
             self._is_draining = self._is_stopping = True
             self._changed.notify_all()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _run(self) -> None:
         while self._take_inbox():

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cierzo.errors import ChecksumError, DiskFullError, HubError, HubOfflineError
@@ -87,12 +87,12 @@ def _pip_download(source: WheelSource, scratch: Path, progress: Callable[[int], 
 
 
 def _bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder that another process is changing: what vanishes counts 0."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
+    for parent, _, names in os.walk(folder):  # which passes over folders that vanish
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from cierzo.config import (
+    Architecture,
     FrequencyFactors,
     LinearScaling,
     Llama3Scaling,
@@ -31,6 +32,9 @@ SUPPORTED = (
 )
 
 MAX_CONTEXT = 2**27
+MAX_HEAD_DIM = 256
+"""What the attention kernels keep room for."""
+
 _BOUNDS = {
     "dim": 2**17,
     "n_layers": 1024,
@@ -67,7 +71,14 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
 
     for name, high in _BOUNDS.items():
         value = getattr(config, name)
-        require(1 <= value <= high, f"{name} must be between 1 and {high}, got {value}")
+        require(
+            type(value) is int and 1 <= value <= high,
+            f"{name} must be a whole number between 1 and {high}, got {value!r:.40}",
+        )
+    require(
+        config.architecture in get_args(Architecture),
+        f"architecture must be one of {get_args(Architecture)}, got {config.architecture!r:.40}",
+    )
     require(
         config.n_heads % config.n_kv_heads == 0,
         f"n_heads {config.n_heads} must be a multiple of n_kv_heads {config.n_kv_heads}",
@@ -82,15 +93,18 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
     )
     for window in config.sliding_window:
         require(
-            window is None or 1 <= window <= MAX_CONTEXT,
-            f"sliding_window must be between 1 and {MAX_CONTEXT}, got {window}",
+            window is None or (type(window) is int and 1 <= window <= MAX_CONTEXT),
+            f"sliding_window must be between 1 and {MAX_CONTEXT}, got {window!r:.40}",
         )
     if config.moe is not None:
         chosen, num_experts = config.moe.num_experts_per_tok, config.moe.num_experts
-        require(1 <= num_experts <= 4096, f"num_experts must be in 1..4096, got {num_experts}")
         require(
-            1 <= chosen <= num_experts,
-            f"num_experts_per_tok must be in 1..{num_experts}, got {chosen}",
+            type(num_experts) is int and 1 <= num_experts <= 4096,
+            f"num_experts must be in 1..4096, got {num_experts!r:.40}",
+        )
+        require(
+            type(chosen) is int and 1 <= chosen <= num_experts,
+            f"num_experts_per_tok must be in 1..{num_experts}, got {chosen!r:.40}",
         )
     if config.rope_scaling is not None:
         _check_scaling(config, config.rope_scaling, require)
@@ -103,6 +117,8 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
         )
     if config.head_dim % 2:
         raise unsupported(origin, f"an odd head_dim ({config.head_dim})")
+    if config.head_dim > MAX_HEAD_DIM:
+        raise unsupported(origin, f"a head_dim over {MAX_HEAD_DIM} ({config.head_dim})")
     if config.hidden_dim % 16:
         raise unsupported(origin, f"a hidden_dim that is no multiple of 16 ({config.hidden_dim})")
     return config
@@ -144,8 +160,8 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 def config_from_json(values: Mapping[str, Any], origin: str) -> ModelConfig:
     """The inverse of `config_to_json`, checked; raises ModelFileError."""
-    fields = dict(values)
     try:
+        fields = dict(values)
         fields["sliding_window"] = tuple(fields["sliding_window"])
         for name, cls in (("moe", MoeConfig), ("query_temperature", QueryTemperature)):
             if fields[name] is not None:

@@ -32,12 +32,6 @@ ALIGNMENT = 4096
 EDGE_BYTES = 4096
 
 _MAX_SIZE = 2**48
-_DTYPES: Mapping[str, WeightDtype | Literal["float32"]] = {
-    "float32": "float32",
-    "int4": "int4",
-    "int8": "int8",
-    "bf16": "bf16",
-}
 
 PackedDtype = WeightDtype | Literal["float32"]
 _DTYPES: tuple[PackedDtype, ...] = ("float32", "int4", "int8", "bf16")

@@ -77,10 +77,12 @@ class FieldErrors(Exception):
 def _shortened(value: Any) -> Any:
     """A faulty value as it came; a long one as the beginning of its spelling. A megabyte of
     nonsense must not be answered by two."""
-    if isinstance(value, int) and abs(value) >= 2**63:  # more than orjson writes
-        return f"an integer of {value.bit_length()} bits"
-    text = value if isinstance(value, str) else repr(value)
-    return value if len(text) <= MAX_INPUT_CHARS else text[:MAX_INPUT_CHARS] + "…"
+    try:
+        if len(orjson.dumps(value)) <= MAX_INPUT_CHARS:
+            return value
+    except TypeError:  # bytes, or an integer of more than 64 bits
+        pass
+    return repr(value)[:MAX_INPUT_CHARS] + "…"
 
 
 def json_response(

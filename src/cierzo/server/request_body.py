@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -30,8 +31,9 @@ async def read_body(request: Request, schema: type[Schema], max_bytes: int) -> S
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:
+    # Of a length that makes no sense only the bytes that come are counted.
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
+    if re.fullmatch("[0-9]{1,20}", declared) and int(declared) > max_bytes:
         raise _too_large(max_bytes)
     data = bytearray()
     async for chunk in request.stream():

@@ -13,6 +13,9 @@ from fastapi import FastAPI
 
 from cierzo.errors import SettingError
 
+KEEP_ALIVE_S = 65
+"""Longer than clients keep an idle connection, or they would write to one that is being closed."""
+
 CUT_OFF_S = 5.0
 """After the drain time, how long cut-off requests have to send their last bytes."""
 
@@ -82,6 +85,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 lifespan="on",
                 timeout_graceful_shutdown=int(self._drain_s + CUT_OFF_S) + 1,
             )

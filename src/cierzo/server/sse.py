@@ -6,7 +6,7 @@ Knows bytes and time; nothing of chat.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ import orjson
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from cierzo.errors import EngineError
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -56,7 +58,8 @@ class SseResponse(Response):
     Nothing is sent before the first event, or the first ping: an error up to then is
     still a proper HTTP error. Every `ping_interval_s` without an event a comment goes
     out, so that no client's read timeout fires on a slow step. `events` is closed when
-    the client leaves.
+    the client leaves. Where a ping has gone out and then `events` fails before its first,
+    `last_words` says so in place of the status that can no longer be sent.
     """
 
     media_type = "text/event-stream"
@@ -66,6 +69,7 @@ class SseResponse(Response):
         events: AsyncGenerator[bytes, None],
         *,
         ping_interval_s: float,
+        last_words: Callable[[EngineError], bytes],
         headers: dict[str, str] | None = None,
     ) -> None:
         self.status_code = 200
@@ -75,6 +79,7 @@ class SseResponse(Response):
         )
         self._events = events
         self._ping_interval_s = ping_interval_s
+        self._last_words = last_words
         self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +98,10 @@ class SseResponse(Response):
             await self._start(send)
             self._last_sent = asyncio.get_running_loop().time()
             pings = asyncio.ensure_future(self._ping(send, overdue=not first.done()))
-            chunk = await first
+            try:
+                chunk = await first
+            except EngineError as error:
+                chunk = self._last_words(error)
             while chunk is not None:
                 self._last_sent = asyncio.get_running_loop().time()
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -32,7 +32,10 @@ async def create_chat_completion(request: Request) -> Response:
     answer = _Answer(model, body.model, chat, state.metrics)
     if body.stream:
         return sse.SseResponse(
-            answer.events(), ping_interval_s=state.config.ping_interval_s, headers=headers
+            answer.events(),
+            ping_interval_s=state.config.ping_interval_s,
+            last_words=answer.last_words,
+            headers=headers,
         )
     content = await sse.run_until_disconnect(answer.whole(), request.receive)
     return json_response(content, headers=headers)
@@ -94,6 +97,15 @@ class _Answer:
             usage = self._usage.as_json() if num_running == 0 else None
             yield sse.event({**head, "choices": [_delta_choice(delta)], "usage": usage})
         yield sse.DONE
+
+    def last_words(self, error: EngineError) -> bytes:
+        """The end of a stream whose answer failed before it began."""
+        head = {**self._head, "object": "chat.completion.chunk"}
+        choices = [
+            _delta_choice(ChoiceDelta(index, finish_reason="error"))
+            for index in range(self._chat.request.params.n)
+        ]
+        return sse.event({**head, "choices": choices, "usage": self._usage.as_json()}) + sse.DONE
 
 
 def _check_extra_fields(body: ChatCompletionRequest, *, strict: bool) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from cierzo.server.schemas.common import Location, WireModel, extra_fields
+from cierzo.server.schemas.common import Location, RefusedModel, WireModel, extra_fields
 
 MAX_TOOLS = 128
 MAX_CHOICES = 64
@@ -32,7 +32,7 @@ class ThinkingChunk(WireModel):
     closed: bool | None = True
 
 
-class OtherChunk(WireModel):
+class OtherChunk(RefusedModel):
     """A chunk of a kind that no model here reads; known so that it is refused by name."""
 
     type: Literal[
@@ -116,7 +116,7 @@ class FunctionTool(WireModel):
     function: Function
 
 
-class HostedTool(WireModel):
+class HostedTool(RefusedModel):
     """A tool that the hosted platform runs itself; known so that it is refused by name."""
 
     type: Literal[

@@ -20,9 +20,13 @@ class WireModel(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
+class RefusedModel(WireModel):
+    """An object known by its type only, so that it is refused by that, not by its fields."""
+
+
 def extra_fields(value: object, location: Location = ()) -> Iterator[tuple[Location, Any]]:
     """Every field below `value` that its schema does not know, as (location, value)."""
-    if isinstance(value, WireModel):
+    if isinstance(value, WireModel) and not isinstance(value, RefusedModel):
         for name, extra in (value.model_extra or {}).items():
             yield (*location, name), extra
         for name in value.model_fields_set & type(value).model_fields.keys():
