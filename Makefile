@@ -6,8 +6,8 @@ MODEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
-# What runs again under every lower instruction set; `make test LOWER_ISA_TESTS=tests` runs it all.
-LOWER_ISA_TESTS ?= tests/kernels tests/models tests/engine tests/test_llm.py
+# All that computes, run again under every lower instruction set; tokenizer, hub and docs do not.
+LOWER_ISA_TESTS ?= tests/kernels tests/models tests/engine tests/server tests/cli tests/test_llm.py
 NATIVE := $(wildcard CMakeLists.txt native/*.h native/*.cpp native/*/*.h native/*/*.cpp)
 
 # The tools that build the package, kept in the environment so that rebuilding is incremental.
@@ -28,8 +28,8 @@ demo: ready  ## fetch the default model, serve it, ask it one question through t
 serve: ready  ## the same server, kept running
 	@exec $(BIN)/cierzo serve $(MODEL)
 
-test: $(VENV)/.dev  ## the test suite, then kernels, models and engine under every lower instruction set
-	@echo "→ all tests, best instruction set"
+test: $(VENV)/.dev  ## the test suite, then all that computes under each lower instruction set
+	@echo "→ all tests under the best instruction set"
 	@$(BIN)/python -m pytest
 	@set -e; for isa in $$($(BIN)/python -m tests.lower_isas); do \
 	  echo "→ $(LOWER_ISA_TESTS) under CIERZO_ISA=$$isa"; \
@@ -58,8 +58,10 @@ sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an env
 oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
 	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check
 
+fuzz: SECONDS = 60
+fuzz: SEED = 0
 fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and random damage, bounded
-	@$(BIN)/python -m tests.fuzz
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 clean:  ## remove the environments and build folders (not the models)
 	rm -rf .venv .venv-* build

@@ -1,4 +1,6 @@
 // RMSNorm over rows: x / sqrt(mean(x²) + eps) · weight.
+#include <cmath>
+
 #include "kernel_functions.h"
 #include "simd.h"
 #include "thread_pool.h"

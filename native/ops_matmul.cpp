@@ -61,6 +61,9 @@ PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::
           exact < 0x1p60 ? std::to_string(w.nbytes()) + " bytes for " + dtype + " " + shape_of(w)
                          : "of a size below 2^60 bytes",
           std::to_string(data_nbytes) + " bytes");
+    // Scales and bf16 weights are read as 16-bit numbers.
+    check(reinterpret_cast<uintptr_t>(data) % 2 == 0, "PackedWeight", "data", "at an even address",
+          "an odd one: pass its copy()");
     return w;
 }
 

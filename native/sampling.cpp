@@ -7,6 +7,7 @@
 // that order. A histogram over the order finds the few candidates that must really be sorted. Sums
 // are float64 in one fixed order.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 

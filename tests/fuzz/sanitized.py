@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "sanitize"
-VARIABLE = "CIERZO_SANITIZED_MODULE"
+VARIABLE = "SANITIZED_CIERZO_MODULE"
 _NAME = "cierzo.kernels._native"
 
 

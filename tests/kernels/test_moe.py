@@ -45,15 +45,19 @@ def pack(w: Floats, dtype: WeightDtype) -> tuple[NDArray[np.uint8], bool]:
     return pack_quantized(values, scales, minimums, bits), minimums is not None
 
 
+def quarter(seed: int, *shape: int) -> Floats:
+    return normal(seed, *shape) / np.float32(4)
+
+
 def sparse_layer(dtype: WeightDtype, num_experts: int, dim: int, hidden: int) -> SparseLayer:
     stacks: dict[str, list[NDArray[np.uint8]]] = {"gate_up": [], "down": []}
     numbers: dict[str, list[Floats]] = {"gate_up": [], "down": []}
     affine = False
     for e in range(num_experts):
-        gate, up = normal(10 + e, hidden, dim) / 4, normal(50 + e, hidden, dim) / 4
-        matrices = {
+        gate, up = quarter(10 + e, hidden, dim), quarter(50 + e, hidden, dim)
+        matrices: dict[str, Floats] = {
             "gate_up": reference.interleave_gate_up(gate, up),
-            "down": normal(90 + e, dim, hidden) / 4,
+            "down": quarter(90 + e, dim, hidden),
         }
         for name, matrix in matrices.items():
             data, affine = pack(matrix, dtype)

@@ -155,6 +155,13 @@ def test_packed_weight_checks_its_bytes() -> None:
         PackedWeight(data, "int8", False, 2**31, 2**31, 2**31)
 
 
+def test_packed_weight_at_an_odd_address_is_refused() -> None:
+    data = packed_bytes("int4", False, 16, 32, 0)
+    shifted = np.zeros(len(data) + 1, np.uint8)[1:]
+    with pytest.raises(ValueError, match="data must be at an even address"):
+        PackedWeight(shifted, "int4", False, 16, 32)
+
+
 def test_packed_weight_keeps_its_bytes_alive() -> None:
     weight = PackedWeight(packed_bytes("int4", False, 512, 512, 0), "int4", False, 512, 512)
     filler = [np.full(packed_nbytes("int4", False, 512, 512), 255, np.uint8) for _ in range(4)]

@@ -188,17 +188,17 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
 
 
 def test_peak_memory_is_chunks_not_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """3.3 MB of float32 weights through chunks of 4096 weights."""
+    """3.3 MB of float32 weights through chunks of 16384 weights."""
     model = tiny_model("mistral", n_layers=1, vocab_size=12800, tied_embeddings=True)
     write_huggingface(tmp_path / "m", model)
     model.weights.clear()
-    monkeypatch.setattr(packed_weights, "CHUNK_WEIGHTS", 2**12)
+    monkeypatch.setattr(packed_weights, "CHUNK_WEIGHTS", 2**14)
     job = pack_job(open_checkpoint(tmp_path / "m"), "int4")
     tracemalloc.start()
     write_packed(job, tmp_path / "out")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2**20
+    assert peak < 3 * 2**19
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
 def round_to_bf16(x: Floats) -> Floats:
     """Round half to even to 8 bits of precision."""
     bits = x.astype(np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    rounded: NDArray[np.uint32] = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return rounded.view(np.float32)
 
 
@@ -60,7 +60,8 @@ def matmul(x: Floats, weight: Floats, dtype: WeightDtype) -> Floats:
 
 
 def silu(x: Floats) -> Floats:
-    return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+    product: Floats = (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+    return product
 
 
 def interleave_gate_up(gate: Floats, up: Floats) -> Floats:

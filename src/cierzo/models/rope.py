@@ -41,7 +41,8 @@ class RotaryEmbedding:
             return np.full(len(positions), self._softmax_scale, np.float32)
         spans = positions // self._temperature.original_max_position_embeddings
         temperature = 1.0 + self._temperature.beta * np.log1p(spans)
-        return (self._softmax_scale * temperature).astype(np.float32)
+        scale: NDArray[np.float32] = (self._softmax_scale * temperature).astype(np.float32)
+        return scale
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Frequencies, float]:

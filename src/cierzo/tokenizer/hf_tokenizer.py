@@ -167,10 +167,11 @@ class HfTokenizer:
     def _end_tokens(self, generation: Mapping[str, Any]) -> frozenset[int]:
         """The configured ends, and every control token that ends a turn in a known family."""
         configured = generation.get("eos_token_id")
-        ends = set(configured) if isinstance(configured, list) else {configured}
-        ends.add(self._control_tokens.get(self._variables.get("eos_token", "")))
+        listed = configured if isinstance(configured, list) else [configured]
+        ends = {token_id for token_id in listed if type(token_id) is int}
+        ends.add(self._control_tokens.get(self._variables.get("eos_token", ""), -1))
         ends |= {i for text, i in self._control_tokens.items() if text in END_OF_TURN_TOKENS}
-        return frozenset(i for i in ends if isinstance(i, int) and 0 <= i < self.vocab_size)
+        return frozenset(i for i in ends if 0 <= i < self.vocab_size)
 
 
 def _encoder(fields: Mapping[str, Any]) -> Encoder:
@@ -210,12 +211,13 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """From chat_template.jinja, chat_template.json or the config; of several, the default one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     beside = _read_object(folder / "chat_template.json", optional=True)
     template = beside.get("chat_template", config.get("chat_template"))
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        default = [entry for entry in entries if entry.get("name") == "default"]
+        template = default[-1].get("template") if default else None
     return template if isinstance(template, str) else None
 
 

@@ -19,6 +19,8 @@ from cierzo.errors import ModelFileError
 from cierzo.tokenizer.token_bytes import decode_tokens, join_texts, sentencepiece_bytes
 from cierzo.tokenizer.tokenizer import MAX_VOCAB_SIZE
 
+_BYTES = frozenset(bytes([byte]) for byte in range(256))
+
 
 class MistralFileTokenizer:
     """A vendor file as a `Tokenizer`; `vendor` is the vendor's object for whole conversations.
@@ -32,17 +34,24 @@ class MistralFileTokenizer:
             self.vendor: MistralTokenizer[Any, Any, Any, Any, Any] = MistralTokenizer.from_file(
                 path, mode=ValidationMode.serving
             )
+            self._read_vocabulary()
         except Exception as error:  # the library asserts, indexes and parses its way through
             raise ModelFileError(
                 f"{path} is not a Mistral tokenizer file that this release can read: "
                 f"{type(error).__name__}: {error!s:.300}. Fetch the file again."
             ) from None
+
+    def _read_vocabulary(self) -> None:
         inner = self.vendor.instruct_tokenizer.tokenizer
         self._inner = inner
         self._is_tekken = is_tekkenizer(inner)
         self._control_ids = frozenset({*inner.special_ids, inner.unk_id})
         self._control_tokens = {inner.id_to_piece(i): i for i in sorted(self._control_ids)}
         self._token_bytes = [self._bytes_of(i) for i in range(inner.n_words)]
+        self._bos_id, self._eos_id = inner.bos_id, inner.eos_id
+        if self._is_tekken and not _BYTES.issubset(self._token_bytes):
+            # The library's encoder panics at the first text that needs a missing byte.
+            raise ValueError("the vocabulary lacks some of the 256 single bytes")
 
     @property
     def vocab_size(self) -> int:
@@ -54,7 +63,7 @@ class MistralFileTokenizer:
 
     @property
     def bos_id(self) -> int | None:
-        return self._inner.bos_id
+        return self._bos_id
 
     @property
     def adds_bos(self) -> bool:
@@ -62,7 +71,7 @@ class MistralFileTokenizer:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        return frozenset({self._inner.eos_id})
+        return frozenset({self._eos_id})
 
     @property
     def control_tokens(self) -> Mapping[str, int]:

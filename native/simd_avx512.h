@@ -1,0 +1,121 @@
+// f32x16 as one zmm register.
+// Included by simd.h, which says what the operations mean.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "half.h"
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+inline constexpr int kLanes = 16;
+
+struct i32x16 {
+    __m512i v;
+};
+struct f32x16 {
+    __m512 v;
+    static f32x16 zero() { return {_mm512_setzero_ps()}; }
+    static f32x16 broadcast(float s) { return {_mm512_set1_ps(s)}; }
+    static f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+    static f32x16 load_partial(const float* p, int n) {
+        return {_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1u), p)};
+    }
+    static f32x16 load_f16(const uint16_t* p) {
+        return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+    }
+    static f32x16 load_bf16(const uint16_t* p) {
+        const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
+    }
+    void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store_partial(float* p, int n) const {
+        _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1u), v);
+    }
+};
+inline f32x16 operator+(f32x16 a, f32x16 b) {
+    return {_mm512_add_ps(a.v, b.v)};
+}
+inline f32x16 operator-(f32x16 a, f32x16 b) {
+    return {_mm512_sub_ps(a.v, b.v)};
+}
+inline f32x16 operator*(f32x16 a, f32x16 b) {
+    return {_mm512_mul_ps(a.v, b.v)};
+}
+inline f32x16 operator/(f32x16 a, f32x16 b) {
+    return {_mm512_div_ps(a.v, b.v)};
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+inline f32x16 max(f32x16 a, f32x16 b) {
+    return {_mm512_max_ps(a.v, b.v)};
+}
+inline f32x16 min(f32x16 a, f32x16 b) {
+    return {_mm512_min_ps(a.v, b.v)};
+}
+inline f32x16 abs(f32x16 a) {
+    return {_mm512_abs_ps(a.v)};
+}
+inline f32x16 select_less(f32x16 x, f32x16 limit, f32x16 if_less, f32x16 otherwise) {
+    return {
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ), otherwise.v, if_less.v)};
+}
+inline i32x16 round_to_int(f32x16 a) {
+    return {_mm512_cvtps_epi32(a.v)};
+}
+inline f32x16 to_float(i32x16 a) {
+    return {_mm512_cvtepi32_ps(a.v)};
+}
+inline f32x16 exp2_int(i32x16 n) {
+    return {
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+}
+inline void store(int32_t* p, i32x16 a) {
+    _mm512_storeu_si512(p, a.v);
+}
+inline i32x16 load_i32(const int32_t* p) {
+    return {_mm512_loadu_si512(p)};
+}
+inline i32x16 operator+(i32x16 a, i32x16 b) {
+    return {_mm512_add_epi32(a.v, b.v)};
+}
+inline int32_t reduce_add(i32x16 a) {
+    return _mm512_reduce_add_epi32(a.v);
+}
+inline void store_i8(int8_t* p, i32x16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    even.v = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    odd.v = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int32_t(0xffff0000u))));
+}
+inline void store_bf16(uint16_t* p, f32x16 a) {
+    const __m512i bits = _mm512_castps_si512(a.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x7fff0000));
+    const __m512i result = _mm512_mask_blend_epi32(nan, rounded, quiet);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
+}
+inline float reduce_add(f32x16 a) {
+    const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    const __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+}
+inline float reduce_max(f32x16 a) {
+    const __m256 e = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    const __m128 q = _mm_max_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    const __m128 d = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)));
+}
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE
