@@ -41,7 +41,8 @@ check: $(VENV)/.dev  ## lint, format, types, C++ format; the build itself has C+
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src tests examples benchmarks
 	$(BIN)/clang-format --dry-run -Werror $(filter native/%,$(NATIVE))
-	$(BIN)/python -m pytest tests/test_imports.py tests/test_size.py tests/test_docs.py tests/test_readme.py
+	$(BIN)/python -m pytest tests/test_imports.py tests/test_size.py tests/test_docs.py tests/test_readme.py \
+	  tests/cli/test_cli.py
 
 fix: $(VENV)/.dev  ## format everything, and remake the pages that are made from the code
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ using Float3D = nb::ndarray<nb::numpy, float, nb::ndim<3>>;
 
 template <class Array>
 auto span_of(const Array& a) {
-    return std::span(a.data(), a.size());
+    return std::span(values_of(a), a.size());
 }
 
 Float3D owned_array(std::unique_ptr<float[]> data, const KVCache& cache) {

@@ -42,7 +42,7 @@ Output<T, kDims> new_array(std::initializer_list<size_t> shape) {
 }
 
 Matrix<const Half> matrix(const Input<Half, 2>& a) {
-    return {a.data(), int64_t(a.shape(0)), int64_t(a.shape(1))};
+    return {values_of(a), int64_t(a.shape(0)), int64_t(a.shape(1))};
 }
 
 Output<uint8_t, 1> pack_quantized_array(const Input<uint8_t, 2>& values,
@@ -61,7 +61,7 @@ Output<uint8_t, 1> pack_quantized_array(const Input<uint8_t, 2>& values,
 }
 
 Output<uint8_t, 1> pack_bf16_array(const Input<float, 2>& w) {
-    const Matrix<const float> weights{w.data(), int64_t(w.shape(0)), int64_t(w.shape(1))};
+    const Matrix<const float> weights{values_of(w), int64_t(w.shape(0)), int64_t(w.shape(1))};
     auto out = new_array<uint8_t, 1>(
         {size_t(checked_packed_nbytes("bf16", false, weights.rows, weights.cols))});
     nb::gil_scoped_release release;
@@ -72,6 +72,7 @@ Output<uint8_t, 1> pack_bf16_array(const Input<float, 2>& w) {
 using Quantized = std::tuple<Output<uint8_t, 2>, Output<Half, 2>, std::optional<Output<Half, 2>>>;
 
 Quantized quantize_array(const Input<float, 2>& w, int bits) {
+    const float* weights = values_of(w);
     const size_t n_out = w.shape(0), groups = (w.shape(1) + 31) / 32;
     auto values = new_array<uint8_t, 2>({n_out, w.shape(1)});
     auto scales = new_array<Half, 2>({n_out, groups});
@@ -79,8 +80,8 @@ Quantized quantize_array(const Input<float, 2>& w, int bits) {
     if (bits == 4) minimums = new_array<Half, 2>({n_out, groups});
     {
         nb::gil_scoped_release release;
-        quantize({w.data(), int64_t(n_out), int64_t(w.shape(1))}, bits, values.data(),
-                 scales.data(), minimums ? minimums->data() : nullptr);
+        quantize({weights, int64_t(n_out), int64_t(w.shape(1))}, bits, values.data(), scales.data(),
+                 minimums ? minimums->data() : nullptr);
     }
     return {values, scales, minimums};
 }
@@ -135,8 +136,9 @@ void bind_matmul(nb::module_& m) {
     m.def(
         "gather_rows",
         [](Tensor& out, const Tensor& x, const Input<int32_t, 1>& rows) {
+            const int32_t* ids = values_of(rows);
             nb::gil_scoped_release unlocked;
-            gather_rows(out, x, rows.data(), int64_t(rows.shape(0)));
+            gather_rows(out, x, ids, int64_t(rows.shape(0)));
         },
         "out"_a, "x"_a, "rows"_a.noconvert());
 }

@@ -21,7 +21,7 @@ using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
 
 template <class T>
 std::span<const T> span_of(const In<T>& a) {
-    return {a.data(), a.size()};
+    return {values_of(a), a.size()};
 }
 
 template <class T>
@@ -83,8 +83,9 @@ void bind_sampling(nb::module_& m) {
     m.def(
         "apply_mask",
         [](Tensor& logits, int64_t row, const In<uint32_t>& mask) {
+            const std::span<const uint32_t> words = span_of(mask);
             nb::gil_scoped_release release;
-            apply_mask(logits, row, span_of(mask));
+            apply_mask(logits, row, words);
         },
         "logits"_a, "row"_a, "mask"_a.noconvert());
 }

@@ -3,6 +3,11 @@
 // millisecond (a decode step issues a region every few microseconds, and a futex wake costs more
 // than a small kernel), then sleep. Threads inherit the affinity of whoever created them; nothing
 // is pinned.
+//
+// A region is shared only by the workers that hold a core at that moment: a spinning worker writes
+// a heartbeat, and one whose heartbeat is old (asleep, or pushed off its core by other work) is
+// left out rather than waited for. As no result depends on the number of threads, that costs
+// nothing but its share of the speed, where waiting would cost a scheduler's slice per region.
 #pragma once
 
 #include <atomic>
@@ -94,21 +99,34 @@ class ThreadPool {
     friend class Team;
     using RegionFunction = void (*)(const void*, const Team&);
 
+    // One worker's mailbox, on cache lines of its own: others look at each all the time.
+    struct Worker {
+        alignas(64) std::atomic<uint32_t> posted{0};  // incremented to call it into a region
+        int place = 0;                                // its thread number there
+        alignas(64) std::atomic<uint64_t> heartbeat{0};
+        alignas(64) std::atomic<bool> is_asleep{false};
+        std::atomic<uint32_t> alarm{0};  // incremented to end its sleep
+        std::thread thread;
+    };
+
     ThreadPool();
     void run_region(RegionFunction function, const void* context, bool alone);
-    void worker_loop(int thread, uint32_t seen);
+    int choose_team();
+    void worker_loop(Worker& self);
+    void sleep(Worker& self, uint32_t seen);
+    static void post(Worker& worker);
+    static void wake(Worker& worker);
     void barrier(int num_threads);
     void stop_workers();
 
     std::mutex region_mutex_;  // one region, or one change of size, at a time
-    std::vector<std::thread> workers_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<Worker*> team_;  // the workers of the region
     std::atomic<int> num_threads_{1};
     RegionFunction function_ = nullptr;
     const void* context_ = nullptr;
     bool stopping_ = false;
     // Each on its own cache line: they are written by different threads.
-    alignas(64) std::atomic<uint32_t> epoch_{0};  // incremented to start a region
-    alignas(64) std::atomic<int> sleepers_{0};
     alignas(64) std::atomic<int> running_{0};  // workers still inside the region
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> barrier_epoch_{0};

@@ -28,9 +28,15 @@ def cli_page() -> str:
             if parameter.opts[0][0] != "-":
                 shown = f"`{_placeholder(parameter)}`"
             if parameter.name != "help":
-                lines.append(f"| {shown} | {parameter.help} |")
+                lines.append(f"| {shown} | {parameter.help}{_default(parameter)} |")
         lines.append("")
     return MADE + "\n".join(lines)
+
+
+def _default(parameter: object) -> str:
+    default = getattr(parameter, "default", None)
+    is_value = isinstance(default, int | float | str) and not isinstance(default, bool)
+    return f" [default {default}]" if is_value else ""
 
 
 def _placeholder(argument: object) -> str:

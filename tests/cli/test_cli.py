@@ -46,6 +46,16 @@ def test_failure_is_1_and_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
     assert captured.err == "error: no model 'nothing' to remove; on this machine: none\n"
 
 
+def test_what_the_system_refuses_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "file"
+    home.touch()
+    assert run(["pull", "mixtral-8x7b-instruct", "--home", str(home)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and str(home) in message
+
+
 def test_a_bad_setting_is_misuse(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         build_cli()(list(arguments), prog_name="cierzo")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else 0
-    except CierzoError as error:
+    except (CierzoError, OSError) as error:  # OSError: what the system refused, and which file
         err.print(f"[red]error:[/red] {escape(str(error))}")
         return 1
     return 0

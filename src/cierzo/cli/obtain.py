@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cierzo.cli.console import byte_progress
+from cierzo.errors import ModelNotFoundError
 
 
 def obtain(name_or_path: str, home: Path) -> Path:
@@ -12,8 +13,10 @@ def obtain(name_or_path: str, home: Path) -> Path:
     from cierzo import hub
     from cierzo.hub.catalogue import find_entry
 
-    if Path(name_or_path).expanduser().exists() or find_entry(name_or_path) is None:
+    try:
         return hub.resolve(name_or_path, home=home)
+    except ModelNotFoundError:
+        if find_entry(name_or_path) is None:
+            raise
     with byte_progress("fetching") as progress:
-        model = hub.pull(name_or_path, progress, home=home)
-    return model.path
+        return hub.pull(name_or_path, progress, home=home).path

@@ -3,10 +3,13 @@
 Knows nothing of what is inside the files.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from cierzo.hub.catalogue import CATALOGUE, DEFAULT_MODEL
-from cierzo.hub.download import Progress
 from cierzo.hub.models_dir import PulledModel, list_models, remove, resolve
-from cierzo.hub.pull import pull
+from cierzo.hub.progress import Progress, quiet
 
 __all__ = [
     "CATALOGUE",
@@ -18,3 +21,16 @@ __all__ = [
     "remove",
     "resolve",
 ]
+
+
+def pull(
+    name: str, progress: Progress = quiet, *, home: Path | None = None, endpoint: str | None = None
+) -> PulledModel:
+    """Fetch `name` unless it is here already; see `fetch.fetch` for what it raises.
+
+    `endpoint` is the hub's address (None: HF_ENDPOINT, or the public one).
+    """
+    # The hub's client takes longer to import than the default model to load.
+    from cierzo.hub.fetch import fetch
+
+    return fetch(name, progress, home=home, endpoint=endpoint)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import httpx2
 from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
@@ -34,12 +33,6 @@ _UNREACHABLE = (
 )
 
 
-class Progress(Protocol):
-    """Told how far a file is; called often, from the fetching thread."""
-
-    def __call__(self, file: str, done_bytes: int, total_bytes: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What the bytes must be: `sha256`, or git's blob hash for files not in large storage."""
@@ -47,10 +40,6 @@ class Expected:
     size_bytes: int
     sha256: str | None = None
     git_sha1: str | None = None
-
-
-def quiet(file: str, done_bytes: int, total_bytes: int) -> None:
-    """The progress that tells nobody."""
 
 
 @contextlib.contextmanager

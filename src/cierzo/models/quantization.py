@@ -42,8 +42,7 @@ class ErrorSum:
     squared_weight: float = 0.0
 
     def add(self, stored: Float32, packed: Float32) -> None:
-        difference = (packed - stored).astype(np.float64).ravel()
-        weights = stored.astype(np.float64).ravel()
+        difference, weights = (packed - stored).ravel(), stored.ravel()
         self.squared_error += float(difference @ difference)
         self.squared_weight += float(weights @ weights)
 

