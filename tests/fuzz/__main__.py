@@ -51,15 +51,15 @@ def main() -> int:
     module = build_module()
     if options.tests:
         command = [sys.executable, "-m", "pytest", "-p", "tests.fuzz.sanitized"]
-        return subprocess.call([*command, *options.tests], cwd=ROOT, env=environment(module))
+        env = environment(module, limited=False)
+        return subprocess.call([*command, *options.tests], cwd=ROOT, env=env)
     targets = [options.target] if options.target else list(TARGETS)
     weights = sum(TARGETS[name] for name in targets)
     tallies = {}
     for name in targets:
         seconds = options.seconds * TARGETS[name] / weights
-        tallies[name] = Fuzz(name, options.seed, environment(module)).run(
-            options.first, options.count, seconds
-        )
+        fuzz = Fuzz(name, options.seed, environment(module, limited=True))
+        tallies[name] = fuzz.run(options.first, options.count, seconds)
     return _summary(tallies, options.seed)
 
 

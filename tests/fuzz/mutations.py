@@ -95,9 +95,13 @@ class Mutator:
         at, size = self._place(data), self.rng.choice((2, 16, 300))
         data[at : at + size] = bytes([self.rng.choice((0, 0x7F, 0x80, 0xFF))]) * size
 
+    def _flood(self, data: bytearray) -> None:
+        at = self._place(data)
+        data[at:at] = self.rng.choice((b"\n", b" ", b"[", b"(", b"a", b"\0")) * 20000
+
     _BLOWS: tuple[Callable[[Mutator, bytearray], None], ...] = (
         *(_flip, _flip, _write_number, _write_number),
-        *(_truncate, _extend, _cut, _repeat, _fill),
+        *(_truncate, _extend, _cut, _repeat, _fill, _flood),
     )
 
     def damaged_json(self, value: Any) -> Any:

@@ -37,12 +37,13 @@ def build_module() -> Path:
     return module
 
 
-def environment(module: Path) -> dict[str, str]:
-    """What a process needs to load `module`: the sanitizers' runtime first, and limits.
+def environment(module: Path, *, limited: bool) -> dict[str, str]:
+    """What a process needs to load `module`: the sanitizers' runtime before all else.
 
-    An allocation over 1 GB fails and a process over 2 GB is stopped, so that memory which
-    hostile input asks for is seen.
+    `limited`: an allocation over 1 GB fails and a process over 2 GB is stopped, so that memory
+    which hostile input asks for is seen.
     """
+    limits = ":max_allocation_size_mb=1024:hard_rss_limit_mb=2048" if limited else ""
     compiler = os.environ.get("CXX", "c++")
     libraries = [
         subprocess.run(
@@ -53,8 +54,7 @@ def environment(module: Path) -> dict[str, str]:
     return {
         **os.environ,
         "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024:"
-        "hard_rss_limit_mb=2048",
+        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1{limits}",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         VARIABLE: str(module),
     }
