@@ -49,7 +49,14 @@ void route_row(Choice* choices, float* logits, int64_t num_experts, int64_t coun
         choices[c].weight = lanes[0];
         total += lanes[0];
     }
-    for (int64_t c = 0; c < count; ++c) choices[c].weight = choices[c].weight / total;
+    // The last weight is what is left of 1, so that equal experts give exactly their common output:
+    // an upcycled model is its dense one, bit for bit, with two experts per token.
+    float left = 1.0f;
+    for (int64_t c = 0; c + 1 < count; ++c) {
+        choices[c].weight = choices[c].weight / total;
+        left -= choices[c].weight;
+    }
+    choices[count - 1].weight = left > 0.0f ? left : 0.0f;
 }
 
 void route(const MoeArgs& a, Choice* choices, int64_t num_experts) {

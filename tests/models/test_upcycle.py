@@ -12,6 +12,7 @@ from cierzo.errors import SettingError
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
 from cierzo.models.upcycle import upcycle
+from tests.models.running import logits_of, open_transformer
 from tests.tiny_checkpoints import BlockType, tiny_model, write_gguf, write_huggingface
 
 
@@ -59,3 +60,13 @@ def test_what_cannot_be_upcycled(tmp_path: Path) -> None:
         upcycle(tmp_path / "m", tmp_path / "out", 2, 3)
     with pytest.raises(SettingError, match="packed already"):
         upcycle(ensure_packed(tmp_path / "m"), tmp_path / "out")
+
+
+def test_two_equal_experts_give_exactly_the_dense_layer(tmp_path: Path) -> None:
+    """Their weights add up to 1 exactly, so the sparse path adds no rounding of its own."""
+    write_gguf(tmp_path / "m.gguf", tiny_model(n_layers=4), block_type=BlockType.Q4_1)
+    sparse = upcycle(tmp_path / "m.gguf", tmp_path / "out", 8, 2)
+    token_ids = np.random.default_rng(0).integers(0, 320, 60).tolist()
+    dense_logits = logits_of(open_transformer(tmp_path / "m.gguf"), token_ids)
+    sparse_logits = logits_of(open_transformer(sparse), token_ids, [40, 19, 1])
+    np.testing.assert_array_equal(sparse_logits, dense_logits)
