@@ -99,7 +99,7 @@ $(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "→ installing torch and transformers in .venv-oracle (gigabytes, once)"
 	@$(PYTHON) -m venv .venv-oracle
 	@.venv-oracle/bin/python -m pip --disable-pip-version-check --no-input -qq install \
-	  torch==2.13.0 transformers==5.23.0 safetensors numpy
+	  torch==2.13.0 transformers==5.23.0 safetensors numpy gguf accelerate
 	@touch $@
 
 .venv-bench/.ready: benchmarks/requirements.txt
