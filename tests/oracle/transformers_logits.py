@@ -1,12 +1,14 @@
-"""Logits of a checkpoint folder by `transformers`, in float32: the oracle, knowing nothing of us.
+"""Logits of a checkpoint by `transformers`, in float32: the oracle, knowing nothing of us.
 
-Runs in an environment of its own (torch, transformers):
+Runs in an environment of its own (torch, transformers, gguf, accelerate):
     python transformers_logits.py JOBS.json OUT.npz
-JOBS.json: {"token_ids": [...], "folders": {case: folder}}; OUT.npz: case → [n_tokens, vocab_size].
+JOBS.json: {"token_ids": [...], "sources": {case: folder or GGUF file}};
+OUT.npz: case → [n_tokens, vocab_size].
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +20,15 @@ def main() -> None:
         jobs = json.load(file)
     token_ids = torch.tensor([jobs["token_ids"]])
     logits = {}
-    for case, folder in jobs["folders"].items():
+    for case, source in jobs["sources"].items():
+        path = Path(source)
+        is_gguf = path.suffix == ".gguf"
         model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            path.parent if is_gguf else path,
+            gguf_file=path.name if is_gguf else None,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
         )
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if loading.get(problem):
