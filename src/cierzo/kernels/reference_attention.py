@@ -25,7 +25,8 @@ def round_to_bf16(x: Floats) -> Floats:
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
     """x [T, D], weight [D] → [T, D]"""
     mean = np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True)
-    return (x / np.sqrt(mean + eps) * weight).astype(np.float32)
+    result: Floats = (x / np.sqrt(mean + eps) * weight).astype(np.float32)
+    return result
 
 
 def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> Floats:
