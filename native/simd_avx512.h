@@ -83,8 +83,13 @@ inline i32x16 load_i32(const int32_t* p) {
 inline i32x16 operator+(i32x16 a, i32x16 b) {
     return {_mm512_add_epi32(a.v, b.v)};
 }
+// Wraps, as rows that are not finite need: gcc's _mm512_reduce_add_epi32 ends in signed scalars.
 inline int32_t reduce_add(i32x16 a) {
-    return _mm512_reduce_add_epi32(a.v);
+    const __m256i e =
+        _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(e), _mm256_extracti128_si256(e, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 inline void store_i8(int8_t* p, i32x16 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
