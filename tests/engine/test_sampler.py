@@ -88,9 +88,17 @@ def test_sampled_tokens_follow_the_distribution() -> None:
 
 
 def test_top_k_and_a_small_top_p_keep_only_the_best() -> None:
-    for params in (SamplingParams(top_k=1, seed=5), SamplingParams(top_p=1e-6, seed=5)):
+    tiny = (SamplingParams(top_p=p, seed=5) for p in (1e-6, 1e-300))  # 1e-300 is 0 in float32
+    for params in (SamplingParams(top_k=1, seed=5), *tiny):
         sampled = run_one(make_core(), make_request(PROMPT, replace(params, max_tokens=20)))
         assert sampled.token_ids == run_one(make_core(), make_request(PROMPT)).token_ids
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300, float("inf")])
+def test_a_temperature_beyond_float32_fails_no_step(temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, seed=5, max_tokens=20)
+    sampled = run_one(make_core(), make_request(PROMPT, params))
+    assert len(sampled.token_ids) == 20
 
 
 def penalised_twin(logits: NDArray[np.float32], seq: Sequence) -> NDArray[np.float32]:

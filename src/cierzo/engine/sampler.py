@@ -19,6 +19,7 @@ from cierzo.errors import GrammarError
 from cierzo.kernels import Tensor
 
 Row = NDArray[np.float32]
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,10 @@ def _draw(batch: Batch, logits: Tensor) -> list[int]:
     top_p = np.ones(logits.rows, np.float32)
     uniform = np.zeros(logits.rows, np.float64)
     num_due = len(due)
-    temperature[:num_due] = [s.params.temperature for s in due]
+    # Numbers that float32 would round to infinity or zero stay the extremes they mean.
+    temperature[:num_due] = [min(s.params.temperature, _LARGEST) for s in due]
     top_k[:num_due] = [min(s.params.top_k, logits.cols) for s in due]
-    top_p[:num_due] = [s.params.top_p for s in due]
+    top_p[:num_due] = [max(s.params.top_p, _SMALLEST) for s in due]
     uniform[:num_due] = uniform_draws(
         np.array([s.seed for s in due], np.uint64),
         np.array([s.index for s in due], np.uint64),
