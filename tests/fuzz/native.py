@@ -53,11 +53,9 @@ def _call(name: str, call: Callable[..., Any], arguments: dict[str, Any]) -> Non
         result = call(**arguments)
     except _REFUSALS:
         return
-    except MemoryError:
-        if not _asks_too_much(arguments):
-            raise
-        return
     except Exception as error:
+        if isinstance(error, MemoryError) and _asks_too_much(arguments):
+            return
         shown = ", ".join(f"{key}={value!r:.60}" for key, value in arguments.items())
         raise CallFailed(f"{name}({shown})") from error
     # Results must outlive what they were made from.
@@ -70,4 +68,4 @@ def _call(name: str, call: Callable[..., Any], arguments: dict[str, Any]) -> Non
 
 def _asks_too_much(arguments: dict[str, Any]) -> bool:
     sizes = [value for value in arguments.values() if isinstance(value, int)]
-    return any(size >= 2**24 for size in sizes)
+    return any(size >= 4096 for size in sizes)

@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 from cierzo.errors import ModelFileError
 from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from tests.tokenizer.tekken_files import tekken_fields
+from tests.tokenizer.vocabularies import SPM_FILES
 
 TEMPLATE = {"name": "default", "template": "x"}
 
@@ -69,4 +70,11 @@ def test_tekken_that_would_fail_later(
     damage(fields)
     (tmp_path / "tekken.json").write_text(json.dumps(fields))
     with pytest.raises(ModelFileError, match=named):
+        load_tokenizer(tmp_path)
+
+
+def test_sentencepiece_without_an_end(tmp_path: Path) -> None:
+    model = SPM_FILES["v3"].read_bytes().replace(b"</s>", b"</x>", 1)
+    (tmp_path / "tokenizer.model.v3").write_bytes(model)
+    with pytest.raises(ModelFileError, match="lacks <s> or </s>"):
         load_tokenizer(tmp_path)

@@ -49,6 +49,8 @@ class MistralFileTokenizer:
         self._control_tokens = {inner.id_to_piece(i): i for i in sorted(self._control_ids)}
         self._token_bytes = [self._bytes_of(i) for i in range(inner.n_words)]
         self._bos_id, self._eos_id = inner.bos_id, inner.eos_id
+        if min(self._bos_id, self._eos_id) < 0:  # SentencePiece's way of saying that it has none
+            raise ValueError("the vocabulary lacks <s> or </s>")
         if self._is_tekken and not _BYTES.issubset(self._token_bytes):
             # The library's encoder panics at the first text that needs a missing byte.
             raise ValueError("the vocabulary lacks some of the 256 single bytes")
