@@ -17,9 +17,10 @@ Ints = NDArray[np.int32]
 def round_to_bf16(x: Floats) -> Floats:
     """To the nearest bf16, half to even, kept as float32. Finite values only."""
     bits: NDArray[np.uint32] = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    result: Floats = (rounded & np.uint32(0xFFFF0000)).view(np.float32)
-    return result
+    half_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    rounded: NDArray[np.uint32] = (bits + half_even) & np.uint32(0xFFFF0000)
+    widened: Floats = rounded.view(np.float32)
+    return widened
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
