@@ -29,13 +29,15 @@ _WORKER = Path(__file__).with_name("template_worker.py")
 class TemplateProcess:
     """Renders templates one at a time in a child that has no environment and little memory.
 
-    Thread-safe. The child starts with the first render and ends with this object.
+    Thread-safe. The child starts with this object, so that it is up when the first conversation
+    comes, and ends with it.
     """
 
     def __init__(self, *, max_render_s: float = MAX_RENDER_S) -> None:
         self._max_render_s = max_render_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._running()
 
     def render(self, template: str, variables: dict[str, Any]) -> str:
         """The text of `template`. Raises TemplateError: a fault in it, too slow, too large."""
