@@ -13,6 +13,9 @@ from typing import Literal
 BLOCK_SIZE = 16
 """Tokens per KV-cache block. The kernels' key layout is built on it, so it is no setting."""
 
+TOKEN_BUDGET = 512
+"""Most tokens that the engine computes in one step, unless it is told otherwise."""
+
 GROUP_SIZE = 32
 """Weights along the input axis that share one scale."""
 
@@ -110,14 +113,38 @@ class ModelConfig:
         """Keys and values of one token over all layers, in bf16."""
         return 2 * self.n_layers * self.n_kv_heads * self.head_dim * 2
 
+    @property
+    def widest_window(self) -> int | None:
+        """Tokens back that some layer still attends to; None when a layer attends to all."""
+        windows = [window for window in self.sliding_window if window is not None]
+        return max(windows) if len(windows) == self.n_layers else None
+
+    def kv_blocks(self, num_tokens: int, token_budget: int = TOKEN_BUDGET) -> int:
+        """The most KV blocks that a sequence of `num_tokens` tokens holds at once, computed in
+        steps of `token_budget`: those behind the window of every layer are freed on the way."""
+        blocks = num_blocks_for(num_tokens)
+        if self.widest_window is None:
+            return blocks
+        # The window before a chunk, the chunk, and one block for their straddling borders.
+        return min(blocks, num_blocks_for(self.widest_window + token_budget) + 1)
+
+    def kv_bytes(self, num_tokens: int, token_budget: int = TOKEN_BUDGET) -> int:
+        """The same in bytes."""
+        return self.kv_blocks(num_tokens, token_budget) * BLOCK_SIZE * self.kv_bytes_per_token
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """How the engine schedules. Tokens, sequences and blocks are counts; memory is bytes."""
 
     max_model_len: int
-    token_budget: int = 512
+    token_budget: int = TOKEN_BUDGET
     max_running: int = 64
     max_waiting: int = 512
     num_blocks: int = 1024
     prefix_caching: bool = True
+
+
+def num_blocks_for(num_tokens: int) -> int:
+    """Blocks that hold `num_tokens` tokens."""
+    return -(-num_tokens // BLOCK_SIZE)

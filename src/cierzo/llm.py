@@ -104,6 +104,7 @@ class LLM:
             free_bytes=free_memory_bytes(),
             memory_share=settings.memory_share,
             max_model_len=settings.max_model_len,
+            token_budget=settings.token_budget,
         )
         self.config: ModelConfig = packed.config
         self.max_model_len = plan.max_model_len

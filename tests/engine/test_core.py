@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cierzo.engine.request import SamplingParams
-from tests.engine.fake_model import FakeModel
+from tests.engine.fake_model import FakeModel, fake_config
 from tests.engine.helpers import (
     GREEDY,
     alone,
@@ -119,10 +119,7 @@ def test_sliding_window_frees_what_falls_out_and_changes_nothing() -> None:
 
 
 def test_a_window_in_some_layers_only_frees_nothing() -> None:
-    from cierzo.engine.core import widest_window
-    from tests.engine.fake_model import fake_config
-
     config = fake_config(sliding_window=8, n_layers=2)
-    assert widest_window(config) == 8
-    assert widest_window(replace(config, sliding_window=(8, None))) is None
-    assert widest_window(replace(config, sliding_window=(8, 32))) == 32
+    assert config.widest_window == 8
+    assert replace(config, sliding_window=(8, None)).widest_window is None
+    assert replace(config, sliding_window=(8, 32)).widest_window == 32

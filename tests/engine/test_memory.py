@@ -16,7 +16,8 @@ CONFIG = replace(fake_config(), n_layers=32, n_kv_heads=2, head_dim=128, max_seq
 
 def plan(free_gib: float, **changes: Any) -> KvPlan:
     arguments: dict[str, Any] = {"weights_nbytes": GIB, "memory_share": 0.5, "max_model_len": None}
-    return plan_kv_cache(CONFIG, free_bytes=int(free_gib * GIB), **(arguments | changes))
+    arguments |= {"config": CONFIG, "free_bytes": int(free_gib * GIB)}
+    return plan_kv_cache(**(arguments | changes))
 
 
 def test_room_for_eight_full_sequences_and_no_more() -> None:
@@ -29,6 +30,18 @@ def test_no_more_than_the_share_of_what_the_weights_leave() -> None:
     assert plan(2) == KvPlan(16384, GIB // 2 // (512 * 1024))  # the length gives way
 
 
+def test_a_window_in_every_layer_leaves_the_full_length() -> None:
+    windowed = replace(CONFIG, sliding_window=(4096,) * 32)
+    # Half a GiB would hold 16384 tokens if all of them stayed.
+    assert plan(2, config=windowed) == KvPlan(32768, 1024)
+    assert plan(100, config=windowed).num_blocks == 8 * (4096 // 16 + 512 // 16 + 1)
+    assert windowed.kv_bytes(32768) == windowed.kv_bytes(30000) == 289 * 512 * 1024
+    assert windowed.kv_bytes(1000) == CONFIG.kv_bytes(1000) == 63 * 512 * 1024
+    mixed = replace(CONFIG, sliding_window=(4096, None) * 16)
+    assert plan(2, config=mixed).max_model_len == 16384
+    assert plan(2, config=windowed, max_model_len=32768, token_budget=8192).num_blocks == 1024
+
+
 def test_longer_than_the_model_is_refused() -> None:
     with pytest.raises(SettingError, match="max_model_len 32769 is over the 32768"):
         plan(100, max_model_len=32769)
@@ -36,8 +49,8 @@ def test_longer_than_the_model_is_refused() -> None:
 
 def test_an_explicit_length_that_does_not_fit_is_refused_with_the_sums() -> None:
     message = (
-        r"20000 tokens takes 20000 × 32768 bytes = 0.61 GiB, .* 50% of 1.00 GiB .* = 0.50 GiB; "
-        r"lower max_model_len to 16384"
+        r"20000 tokens takes 1250 blocks × 524288 bytes = 0.61 GiB, .* 50% of 1.00 GiB "
+        r".* = 0.50 GiB; lower max_model_len to 16384"
     )
     with pytest.raises(ModelTooLargeError, match=message):
         plan(2, max_model_len=20000)

@@ -11,7 +11,7 @@ from cierzo.engine.batch import Batch
 from cierzo.engine.core import EngineCore
 from cierzo.engine.scheduler import Scheduler
 from cierzo.errors import SettingError
-from tests.engine.fake_model import FakeModel
+from tests.engine.fake_model import FakeModel, fake_config
 from tests.engine.helpers import GREEDY, finish_all, make_core, make_request, prompt_of
 
 
@@ -109,7 +109,7 @@ def test_the_others_start_when_the_leader_is_closed_before_its_prompt_is_done() 
 
 def test_every_decode_fits_in_the_token_budget_by_construction() -> None:
     with pytest.raises(SettingError, match=r"token_budget \(8\).*max_running \(16\)"):
-        Scheduler(EngineConfig(max_model_len=64, token_budget=8, max_running=16), None)
+        Scheduler(EngineConfig(max_model_len=64, token_budget=8, max_running=16), fake_config())
 
 
 def test_a_pool_too_small_for_one_sequence_is_refused() -> None:

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig
+from cierzo.config import BLOCK_SIZE, EngineConfig
 from cierzo.engine.batch import Batch
 from cierzo.engine.request import GenerationRequest, TokenEvent
 from cierzo.engine.runner import Model, ModelRunner
@@ -49,7 +49,7 @@ class EngineCore:
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self.config = config
-        self.scheduler = Scheduler(config, widest_window(model.config))
+        self.scheduler = Scheduler(config, model.config)
         needed = self.scheduler.blocks_to_hold(config.max_model_len)
         if needed > config.num_blocks:
             raise SettingError(
@@ -201,9 +201,3 @@ class EngineCore:
         stats.num_completion_tokens += len(batch.due)
         stats.last_step_s = step_s
         stats.total_step_s += step_s
-
-
-def widest_window(config: ModelConfig) -> int | None:
-    """Tokens back that some layer still attends to; None when a layer attends to all."""
-    windows = [window for window in config.sliding_window if window is not None]
-    return max(windows) if len(windows) == config.n_layers else None

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import psutil
 
-from cierzo.config import BLOCK_SIZE, ModelConfig
+from cierzo.config import BLOCK_SIZE, TOKEN_BUDGET, ModelConfig
 from cierzo.errors import ModelTooLargeError, SettingError
 
 NUM_FULL_SEQUENCES = 8
 """Sequences of full length that the KV cache is made for, where memory allows: most are far
 shorter, so this is dozens in practice."""
 
-LEAST_USEFUL_LEN = 256
-"""Without a `max_model_len` asked for, a machine that cannot hold this many tokens is too small."""
+LEAST_USEFUL_BLOCKS = 16
+"""Without a `max_model_len` asked for, a machine that cannot hold these 256 tokens is too small."""
 
 GIB = 2**30
 
@@ -40,9 +40,10 @@ def plan_kv_cache(
     free_bytes: int,
     memory_share: float,
     max_model_len: int | None,
+    token_budget: int = TOKEN_BUDGET,
 ) -> KvPlan:
     """Blocks for eight sequences of `max_model_len`, within `memory_share` of the memory that the
-    weights leave free; at least for one.
+    weights leave free; at least for one. What lies behind every layer's window takes none.
 
     With `max_model_len` None it is the model's own, or what memory holds if that is less.
     Raises ModelTooLargeError, with the sums, and SettingError for a `max_model_len` over the
@@ -62,13 +63,13 @@ def plan_kv_cache(
             f"max_model_len {length} is over the {config.max_seq_len} tokens that the model was "
             "made for; lower it or leave it unset"
         )
-    if max_model_len is None and most_blocks * BLOCK_SIZE >= min(LEAST_USEFUL_LEN, length):
-        length = min(length, most_blocks * BLOCK_SIZE)
-    blocks_each = -(-length // BLOCK_SIZE)
+    blocks_each = config.kv_blocks(length, token_budget)
+    if blocks_each > most_blocks and max_model_len is None and most_blocks >= LEAST_USEFUL_BLOCKS:
+        length, blocks_each = most_blocks * BLOCK_SIZE, most_blocks
     if blocks_each > most_blocks:
         raise ModelTooLargeError(
-            f"the KV cache of one sequence of {length} tokens takes {length} × "
-            f"{config.kv_bytes_per_token} bytes = {_gib(blocks_each * block_bytes)}, but it may "
+            f"the KV cache of one sequence of {length} tokens takes {blocks_each} blocks × "
+            f"{block_bytes} bytes = {_gib(blocks_each * block_bytes)}, but it may "
             f"have {memory_share:.0%} of {_gib(left_bytes)} (memory free beside the weights) = "
             f"{_gib(int(left_bytes * memory_share))}; lower max_model_len to "
             f"{most_blocks * BLOCK_SIZE} or raise memory_share"

@@ -13,12 +13,12 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 
-from cierzo.config import BLOCK_SIZE, EngineConfig
+from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig, num_blocks_for
 from cierzo.engine.batch import Batch, build_batch
 from cierzo.engine.block_pool import BlockPool
 from cierzo.engine.request import FinishReason, TokenEvent
 from cierzo.engine.sampler import Sample
-from cierzo.engine.sequence import Sequence, num_blocks_for
+from cierzo.engine.sequence import Sequence
 from cierzo.errors import SettingError
 
 MAX_PROMPT_LOGPROB_TOKENS = 64
@@ -30,9 +30,9 @@ def _age(sequence: Sequence) -> tuple[int, int]:
 
 
 class Scheduler:
-    """`sliding_window` is the widest of a model whose every layer has one, else None."""
+    """`running` and `waiting` hold the sequences, `pool` their blocks."""
 
-    def __init__(self, config: EngineConfig, sliding_window: int | None) -> None:
+    def __init__(self, config: EngineConfig, model: ModelConfig) -> None:
         if config.token_budget < config.max_running:
             raise SettingError(
                 f"token_budget ({config.token_budget}) must be at least max_running "
@@ -40,7 +40,8 @@ class Scheduler:
                 "lower the other"
             )
         self._config = config
-        self._sliding_window = sliding_window
+        self._model = model
+        self._sliding_window = model.widest_window
         self.pool = BlockPool(config.num_blocks, prefix_caching=config.prefix_caching)
         self.running: list[Sequence] = []  # oldest first
         self.waiting: dict[str, list[Sequence]] = {}  # next workspace first, then oldest first
@@ -55,11 +56,7 @@ class Scheduler:
 
     def blocks_to_hold(self, num_tokens: int) -> int:
         """The most blocks a sequence of `num_tokens` tokens holds at once."""
-        blocks = num_blocks_for(num_tokens)
-        if self._sliding_window is None:
-            return blocks
-        # The window before a chunk, the chunk, and one block for their straddling borders.
-        return min(blocks, num_blocks_for(self._sliding_window + self._config.token_budget) + 1)
+        return self._model.kv_blocks(num_tokens, self._config.token_budget)
 
     def add(self, sequence: Sequence) -> None:
         self.num_waiting += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cierzo.config import BLOCK_SIZE
+from cierzo.config import num_blocks_for
 from cierzo.engine.block_pool import Node
 from cierzo.engine.request import (
     FinishReason,
@@ -21,11 +21,6 @@ from cierzo.engine.request import (
 )
 
 Int32 = NDArray[np.int32]
-
-
-def num_blocks_for(num_tokens: int) -> int:
-    """Blocks that hold `num_tokens` tokens."""
-    return -(-num_tokens // BLOCK_SIZE)
 
 
 class Sequence:
