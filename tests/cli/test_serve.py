@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,23 @@ def test_a_model_is_called_by_its_name_or_file(tmp_path: Path) -> None:
     assert id_of("mixtral-8x7b-instruct") == "mixtral-8x7b-instruct"
     assert id_of(str(tmp_path / "tiny.Q4_0.gguf")) == "tiny.Q4_0"
     assert id_of(str(tmp_path)) == tmp_path.name
+
+
+def test_a_taken_port_is_refused_before_any_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(["serve", "no-such-model", "--port", port]) == 1
+    assert "is in use" in capsys.readouterr().err
+
+
+def test_two_models_of_one_name_are_refused_before_they_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twins = [tmp_path / folder / "tiny.gguf" for folder in ("a", "b")]
+    for path in twins:
+        path.parent.mkdir()
+        path.touch()
+    assert run(["serve", *map(str, twins), "--port", "0"]) == 1
+    assert "both be called 'tiny'" in capsys.readouterr().err
+    assert run(["serve", "no-such-model", "no-such-model", "--port", "0"]) == 1
+    assert "both be called 'no-such-model'" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from cierzo.errors import SettingError
 if TYPE_CHECKING:
     from cierzo.llm import LLM
     from cierzo.server.served_model import ServedModel
+    from cierzo.settings import Settings
 
 
 def serve(
@@ -61,31 +63,14 @@ def serve(
         allow_remote=allow_remote,
         home=home,
     )
-    check_reach(settings.host, settings.allow_remote)
-    from cierzo.cli.local import open_model
-    from cierzo.hub import DEFAULT_MODEL
-    from cierzo.server.app import build_app
-    from cierzo.server.config import ServerConfig
-    from cierzo.server.run import serve as run_server
-
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    names = models or [DEFAULT_MODEL]
-    share = settings.model_copy(update={"memory_share": settings.memory_share / len(names)})
-    with ExitStack() as stack:
-        served = []
-        for name in names:
-            started = time.perf_counter()
-            llm = stack.enter_context(open_model(name, share))
-            served.append(_served(name, llm))
-            stack.callback(served[-1].text.close)
-            err.print(f"{served[-1].id} loaded in {time.perf_counter() - started:.1f} s")
-        app = build_app(served, ServerConfig(strict_fields=settings.strict))
-        run_server(
-            app,
-            settings.host,
-            settings.port,
-            on_ready=lambda host, port: _say_ready(served[0].id, host, port),
-        )
+    check_reach(settings.host, settings.allow_remote)
+    named = name_models(models)
+    from cierzo.server.run import bind
+
+    # What can be refused at once is refused before gigabytes are fetched, packed and loaded.
+    with bind(settings.host, settings.port) as listener:
+        _serve_on(listener, named, settings)
 
 
 def check_reach(host: str, allow_remote: bool) -> None:
@@ -111,14 +96,54 @@ def id_of(name_or_path: str) -> str:
     return path.resolve().stem if path.is_file() else path.resolve().name
 
 
-def _served(name: str, llm: LLM) -> ServedModel:
+def name_models(names_or_paths: list[str] | None) -> dict[str, str]:
+    """What to load by what clients will call it, in order; none given: the default model.
+
+    Raises SettingError when two would be called the same.
+    """
+    from cierzo.hub import DEFAULT_MODEL
+
+    named: dict[str, str] = {}
+    for name in names_or_paths or [DEFAULT_MODEL]:
+        model_id = id_of(name)
+        if model_id in named:
+            raise SettingError(
+                f"{named[model_id]} and {name} would both be called {model_id!r}, and clients"
+                " choose a model by that name: rename one of the files, or serve one of them"
+            )
+        named[model_id] = name
+    return named
+
+
+def _serve_on(listener: socket.socket, named: dict[str, str], settings: Settings) -> None:
+    """Load every model, then answer on `listener` until told to stop."""
+    from cierzo.cli.local import open_model
+    from cierzo.server.app import build_app
+    from cierzo.server.config import ServerConfig
+    from cierzo.server.run import Server
+
+    share = settings.model_copy(update={"memory_share": settings.memory_share / len(named)})
+    with ExitStack() as stack:
+        served = []
+        for model_id, name in named.items():
+            started = time.perf_counter()
+            llm = stack.enter_context(open_model(name, share))
+            served.append(_served(model_id, llm))
+            stack.callback(served[-1].text.close)
+            err.print(f"{model_id} loaded in {time.perf_counter() - started:.1f} s")
+        app = build_app(served, ServerConfig(strict_fields=settings.strict))
+        first = served[0].id
+        Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
+
+
+def _served(model_id: str, llm: LLM) -> ServedModel:
     from cierzo.server.chat_text import ChatText
     from cierzo.server.schemas.models import Capabilities
     from cierzo.server.served_model import ServedModel
 
     text = ChatText(llm.tokenizer, llm.config.vocab_size)
     return ServedModel(
-        id=id_of(name),
+        id=model_id,
         engine=llm.engine,
         text=text,
         created=int(time.time()),
