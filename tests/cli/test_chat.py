@@ -97,7 +97,7 @@ def test_what_cannot_be_asked_is_said_and_forgotten(
 ) -> None:
     llm = talk(monkeypatch, ["too long", "b"])
     assert contents(llm.asked[1]) == ["b"]
-    assert "over the context" in capsys.readouterr().err
+    assert "over the context of 8; /clear starts over" in capsys.readouterr().err
 
 
 def test_an_unknown_slash_command_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

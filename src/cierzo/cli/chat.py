@@ -9,7 +9,7 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import err
-from cierzo.errors import PromptError, RequestError
+from cierzo.errors import ContextOverflowError, PromptError, RequestError
 
 if TYPE_CHECKING:
     from cierzo.engine.request import SamplingParams
@@ -91,6 +91,7 @@ def _answer(llm: LLM, messages: list[dict[str, Any]], params: SamplingParams) ->
     except KeyboardInterrupt:
         err.print(" (stopped)", end="")
     except (PromptError, RequestError) as error:
-        err.print(f"error: {error}", markup=False, end="")
+        way_out = "; /clear starts over" if isinstance(error, ContextOverflowError) else ""
+        err.print(f"error: {error}{way_out}", markup=False, end="")
     typer.echo()
     return "".join(said)
