@@ -10,6 +10,8 @@ import pytest
 
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.models.checkpoint import open_checkpoint
+from cierzo.models.inspect import inspect_model
+from cierzo.models.loading import ensure_packed
 from cierzo.models.packing import pack_job
 from cierzo.models.weight_names import our_name
 from tests.tiny_checkpoints import (
@@ -26,7 +28,7 @@ def test_tensors_are_lazy_and_by_our_names(tmp_path: Path) -> None:
     model = tiny_model("mixtral")
     write_gguf(tmp_path / "m.gguf", model)
     checkpoint = open_checkpoint(tmp_path / "m.gguf")
-    assert "layers.1.experts.gate_proj" in checkpoint.tensor_names
+    assert "layers.1.experts.gate_proj" in checkpoint.tensors
     np.testing.assert_array_equal(checkpoint.tensor("norm").floats(), model.weights["norm"])
     with pytest.raises(ModelFileError, match="absent is missing"):
         checkpoint.tensor("absent")
@@ -54,6 +56,23 @@ def test_texts_of_a_folder(tmp_path: Path) -> None:
         "tokenizer_config.json",
     ]
     assert (checkpoint.chat_template, checkpoint.licence) == ("{{ x }}", "mit")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [(["tool_use", "default"], "default"), (["rag"], "rag"), (["rag", "tool_use"], None)],
+)
+def test_of_several_templates_the_default_one(
+    tmp_path: Path, names: list[str], chosen: str | None
+) -> None:
+    """One rule before packing and after: what the tokenizer will do is what is reported."""
+    write_huggingface(tmp_path / "m", tiny_model(n_layers=1))
+    templates = [{"name": name, "template": name} for name in names]
+    config = tmp_path / "m" / "tokenizer_config.json"
+    config.write_text(json.dumps({"chat_template": templates}))
+    assert open_checkpoint(tmp_path / "m").chat_template == chosen
+    packed = ensure_packed(tmp_path / "m")
+    assert inspect_model(packed).has_chat_template == (chosen is not None)
 
 
 def test_mistrals_first_tokenizer_gets_its_version(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from cierzo.config import FrequencyFactors, Llama3Scaling, ModelConfig, YarnScaling
 from cierzo.errors import ModelFileError, UnsupportedModelError
-from cierzo.models.checkpoint import read_model_config
+from cierzo.models.checkpoint import open_checkpoint
 from cierzo.models.config_checks import check_config, config_from_json, config_to_json
 from cierzo.models.config_consolidated import consolidated_config
 from cierzo.models.config_gguf import gguf_config, scaling_from_factors
@@ -65,14 +65,14 @@ def gguf(**changes: Any) -> ModelConfig:
 def test_huggingface(tmp_path: Path, name: str, style: str) -> None:
     model = tiny_model(name)
     write_huggingface(tmp_path, model, style="5" if style == "5" else "4")
-    assert read_model_config(tmp_path) == model.config
+    assert open_checkpoint(tmp_path).config == model.config
 
 
 @pytest.mark.parametrize("name", [n for n in TINY_CONFIGS if not n.startswith("llama")])
 def test_consolidated(tmp_path: Path, name: str) -> None:
     model = tiny_model(name)
     write_consolidated(tmp_path, model)
-    config, expected = read_model_config(tmp_path), model.config
+    config, expected = open_checkpoint(tmp_path).config, model.config
     if name == "ministral3":  # apply_scale false says it in its own way
         assert isinstance(config.rope_scaling, YarnScaling)
         assert config.rope_scaling.attention_factor == 1.0
@@ -84,7 +84,7 @@ def test_consolidated(tmp_path: Path, name: str) -> None:
 def test_gguf(tmp_path: Path, name: str) -> None:
     model = tiny_model(name)
     write_gguf(tmp_path / "m.gguf", model)
-    config, expected = read_model_config(tmp_path / "m.gguf"), model.config
+    config, expected = open_checkpoint(tmp_path / "m.gguf").config, model.config
     if expected.architecture == "mistral":  # such files do not say Mistral or Llama
         expected = replace(expected, architecture="llama")
     assert config == expected

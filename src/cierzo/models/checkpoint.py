@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,6 @@ class Checkpoint:
     gguf_vocab: Mapping[str, Any] | None = None
 
     @property
-    def tensor_names(self) -> tuple[str, ...]:
-        return tuple(self.tensors)
-
-    @property
     def tokenizer_files(self) -> tuple[Path, ...]:
         return self.files.tokenizer_files
 
@@ -71,11 +67,6 @@ def open_checkpoint(source: Path) -> Checkpoint:
     """
     files = find_source_files(source)
     return _open_gguf(files) if files.format == "gguf" else _open_safetensors(files)
-
-
-def read_model_config(source: Path) -> ModelConfig:
-    """The shape of the model at `source`; errors as `open_checkpoint`."""
-    return open_checkpoint(source).config
 
 
 def _open_gguf(files: SourceFiles) -> Checkpoint:
@@ -112,7 +103,11 @@ def _open_safetensors(files: SourceFiles) -> Checkpoint:
     config = read_config(values, str(files.config), has_output=has_output)
     tensors = _by_our_names(_scaled(stored, files.format), files.format, str(files.weights))
     return Checkpoint(
-        files, config, tensors, chat_template=_chat_template(files), licence=_licence(files)
+        files,
+        config,
+        tensors,
+        chat_template=find_chat_template(files.tokenizer_files),
+        licence=_licence(files),
     )
 
 
@@ -170,20 +165,27 @@ def _with_scale(
     return dataclasses.replace(tensor, scale=flat.floats())
 
 
-def _chat_template(files: SourceFiles) -> str | None:
-    by_name = {path.name: path for path in files.tokenizer_files}
+def find_chat_template(files: Iterable[Path]) -> str | None:
+    """The template among `files`; of several in one file the one named default, else the only one.
+
+    Raises ModelFileError when a file that may hold one is no JSON object.
+    """
+    by_name = {path.name: path for path in files}
     if "chat_template.jinja" in by_name:
         return by_name["chat_template.jinja"].read_text(encoding="utf-8", errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if name in by_name:
             template = read_json_object(by_name[name]).get("chat_template")
             if isinstance(template, list):
-                named = [entry for entry in template if isinstance(entry, dict)]
-                default = [entry for entry in named if entry.get("name") == "default"]
-                template = (default or named or [{}])[0].get("template")
+                template = _default_template(template)
             if isinstance(template, str):
                 return template
     return None
+
+
+def _default_template(entries: list[Any]) -> Any:
+    named = {str(e.get("name")): e.get("template") for e in entries if isinstance(e, dict)}
+    return named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
 
 
 # No part can match a newline in two ways: 16 KB of empty lines would take a minute.

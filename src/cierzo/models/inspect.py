@@ -15,7 +15,7 @@ from typing import Any
 
 from cierzo.config import ModelConfig
 from cierzo.errors import CierzoError, UnsupportedModelError
-from cierzo.models.checkpoint import Checkpoint, open_checkpoint
+from cierzo.models.checkpoint import Checkpoint, find_chat_template, open_checkpoint
 from cierzo.models.fields import read_json_object
 from cierzo.models.gguf_file import read_gguf
 from cierzo.models.packed_folder import PackedFolder, is_packed_folder, open_packed, tensor_nbytes
@@ -144,10 +144,6 @@ def _packed_report(packed: PackedFolder, context_length: int | None) -> ModelRep
     entries = packed.manifest.entries
     folder = packed.folder
     vocab = folder / "gguf_vocab.json"
-    config_file = folder / "tokenizer_config.json"
-    has_template = (folder / "chat_template.jinja").is_file() or (
-        config_file.is_file() and bool(read_json_object(config_file).get("chat_template"))
-    )
     return _report(
         folder,
         "packed",
@@ -160,7 +156,7 @@ def _packed_report(packed: PackedFolder, context_length: int | None) -> ModelRep
         tokenizer=_tokenizer(
             sorted(folder.glob("t*ken*")), read_json_object(vocab) if vocab.is_file() else None
         ),
-        has_chat_template=has_template,
+        has_chat_template=find_chat_template(folder.iterdir()) is not None,
         licence=packed.manifest.licence,
     )
 
