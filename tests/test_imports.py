@@ -10,11 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cierzo"
 
-_NOUNS = {"config", "errors"}
+_NOUNS = {"config", "errors", "machine"}
 _ENGINE = _NOUNS | {"kernels", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "machine": set(),
     "settings": _NOUNS,
     "kernels": _NOUNS,
     "models": _NOUNS | {"kernels"},
@@ -22,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": _NOUNS,
     "hub": _NOUNS | {"settings"},
     "llm": _ENGINE | {"engine", "tokenizer", "hub", "settings"},
-    "server": _ENGINE | {"engine", "tokenizer", "llm"},
+    "server": _ENGINE | {"engine", "tokenizer"},
     "cli": _ENGINE | {"engine", "tokenizer", "hub", "settings", "llm", "server"},
     "__init__": {"llm", "engine"},
     "__main__": {"cli"},

@@ -27,8 +27,9 @@ from cierzo.engine import (
     TokenLogprob,
     TokenStream,
 )
-from cierzo.engine.memory import free_memory_bytes, plan_kv_cache
+from cierzo.engine.memory import plan_kv_cache
 from cierzo.errors import ContextOverflowError, EngineError, RequestError
+from cierzo.machine import free_memory_bytes
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
 from cierzo.models.transformer import Transformer

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cierzo.engine.memory import GIB, KvPlan, free_memory_bytes, plan_kv_cache
+from cierzo.engine.memory import GIB, KvPlan, plan_kv_cache
 from cierzo.errors import ModelTooLargeError, SettingError
 from tests.engine.fake_model import fake_config
 
@@ -64,14 +63,3 @@ def test_weights_that_do_not_fit_are_refused_with_the_sums() -> None:
 def test_too_little_for_anything_useful_is_refused() -> None:
     with pytest.raises(ModelTooLargeError, match="KV cache of one sequence"):
         plan(1.001)
-
-
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    machine = free_memory_bytes(tmp_path)  # no such files: no container
-    assert machine > 0
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("2500\n")
-    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 700\n")
-    assert free_memory_bytes(tmp_path) == 1200
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory_bytes(tmp_path) == pytest.approx(machine, rel=0.5)

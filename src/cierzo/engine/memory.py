@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from cierzo.config import BLOCK_SIZE, TOKEN_BUDGET, ModelConfig
 from cierzo.errors import ModelTooLargeError, SettingError
@@ -18,11 +15,6 @@ LEAST_USEFUL_BLOCKS = 16
 """Without a `max_model_len` asked for, a machine that cannot hold these 256 tokens is too small."""
 
 GIB = 2**30
-
-_CGROUP_FILES = (  # limit, use, and the part of the use that is file cache; versions 2 and 1
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +67,6 @@ def plan_kv_cache(
             f"{most_blocks * BLOCK_SIZE} or raise memory_share"
         )
     return KvPlan(length, min(most_blocks, NUM_FULL_SEQUENCES * blocks_each))
-
-
-def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory this process may still take: the machine's, or its container's if that is less."""
-    free_bytes = int(psutil.virtual_memory().available)
-    for limit, used, reclaimable in _CGROUP_FILES:
-        try:
-            limit_bytes = int((cgroup / limit).read_text())  # "max" when there is no limit
-            used_bytes = int((cgroup / used).read_text())
-            lines = (cgroup / used).with_name("memory.stat").read_text().splitlines()
-            cached_bytes = int(dict(line.split() for line in lines)[reclaimable])
-        except (OSError, ValueError, KeyError):
-            continue
-        free_bytes = min(free_bytes, max(0, limit_bytes - used_bytes + cached_bytes))
-    return free_bytes
 
 
 def _gib(nbytes: int) -> str:

@@ -6,7 +6,6 @@ Reads headers only. A model we do not run gets a report too, with the reason.
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from cierzo.config import ModelConfig
 from cierzo.errors import CierzoError, UnsupportedModelError
+from cierzo.machine import free_memory_bytes
 from cierzo.models.checkpoint import Checkpoint, find_chat_template, open_checkpoint
 from cierzo.models.fields import read_json_object
 from cierzo.models.gguf_file import read_gguf
@@ -56,7 +56,7 @@ class ModelReport:
     context_length: int
     weights_nbytes: int | None
     kv_cache_nbytes: int | None
-    available_nbytes: int | None
+    available_nbytes: int
     worst_relative_error: float | None
     tokenizer: str | None
     has_chat_template: bool
@@ -90,27 +90,6 @@ def inspect_model(
         return _checkpoint_report(open_checkpoint(source), dtype, context_length)
     except UnsupportedModelError as error:
         return _unsupported_report(files, str(error), context_length)
-
-
-def available_memory_bytes() -> int | None:
-    """Memory a new process may take: the system's, or the control group's limit if lower."""
-    limits = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
-        if limit != "max":
-            limits.append(int(limit) - int(used))
-    except (OSError, ValueError):
-        pass
-    if not limits and hasattr(os, "sysconf"):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(limits, default=None)
 
 
 def _checkpoint_report(
@@ -178,7 +157,7 @@ def _report(
     """`sizes` holds (parameters of one expert, experts) of every tensor."""
     context = min(context_length or _DEFAULT_CONTEXT, config.max_seq_len)
     num_active = config.moe.num_experts_per_tok if config.moe is not None else 1
-    available = available_memory_bytes()
+    available = free_memory_bytes()
     report = ModelReport(
         source=source,
         format=source_format,
@@ -189,7 +168,7 @@ def _report(
         tensors=tensors,
         context_length=context,
         weights_nbytes=weights_nbytes,
-        kv_cache_nbytes=kv_cache_nbytes(config, context),
+        kv_cache_nbytes=config.kv_bytes(context),
         available_nbytes=available,
         worst_relative_error=worst_relative_error,
         tokenizer=tokenizer,
@@ -198,21 +177,13 @@ def _report(
         problem=None,
     )
     needed = report.memory_nbytes
-    if available is None or needed is None or needed <= available:
+    if needed is None or needed <= available:
         return report
     return replace(
         report,
         problem=f"needs {needed / 2**30:.1f} GiB at a context of {context} tokens, "
         f"{available / 2**30:.1f} GiB are available; try int4, or a shorter context",
     )
-
-
-def kv_cache_nbytes(config: ModelConfig, num_tokens: int) -> int:
-    """Keys and values of one sequence; bounded when every layer has a sliding window."""
-    windows = [window for window in config.sliding_window if window is not None]
-    if len(windows) == config.n_layers:
-        num_tokens = min(num_tokens, max(windows))
-    return num_tokens * config.kv_bytes_per_token
 
 
 def _unsupported_report(
@@ -246,7 +217,7 @@ def _unsupported_report(
         context_length=context_length or _DEFAULT_CONTEXT,
         weights_nbytes=None,
         kv_cache_nbytes=None,
-        available_nbytes=available_memory_bytes(),
+        available_nbytes=free_memory_bytes(),
         worst_relative_error=None,
         tokenizer=_tokenizer(files.tokenizer_files, None),
         has_chat_template=any(p.name.startswith("chat_template") for p in files.tokenizer_files),
