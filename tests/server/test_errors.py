@@ -12,7 +12,7 @@ from cierzo import errors
 from cierzo.engine.request import TokenEvent
 from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import ERRORS
-from tests.server.conftest import scripted_model
+from tests.server.conftest import CONTEXT, scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body, chunks
@@ -208,6 +208,14 @@ def test_text_far_over_the_context_is_not_even_tokenized(
 ) -> None:
     long = [{"role": "user", "content": "x" * 1_000_000}]
     check(client.post(CHAT, json=body(messages=long)), 400, "invalid_request_prompt", "1000000")
+
+
+def test_more_messages_than_the_context_has_tokens(
+    client: httpx.Client, engine: ScriptedEngine
+) -> None:
+    many = [{"role": "user", "content": ""}] * (CONTEXT + 1)
+    check(client.post(CHAT, json=body(messages=many)), 400, "invalid_request_prompt", "513 messages")
+    assert client.post(CHAT, json=body(messages=many[1:])).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from cierzo.errors import CierzoError, MessageOrderError, PromptError, ToolCallError
+from cierzo.tokenizer import messages
 from cierzo.tokenizer.messages import (
     merge_same_role,
     nine_alphanumerics,
@@ -97,6 +99,22 @@ def test_leniencies() -> None:
 def test_same_roles_merge_with_a_blank_line() -> None:
     parsed = parse_messages([USER, {"role": "user", "content": "V"}, ANSWER, ANSWER, USER])
     assert [message.text for message in merge_same_role(parsed)] == ["U\n\nV", "A\n\nA", "U"]
+
+
+def test_a_long_run_of_one_role_is_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined pair by pair, its text would be copied once per message."""
+    copied: list[int] = []
+
+    class Separator(str):
+        def join(self, texts: Iterable[str], /) -> str:
+            joined = super().join(texts)
+            copied.append(len(joined))
+            return joined
+
+    monkeypatch.setattr(messages, "MERGE_SEPARATOR", Separator("\n\n"))
+    (merged,) = merge_same_role(parse_messages([USER] * 100))
+    assert merged.text == "\n\n".join("U" * 100)
+    assert sum(copied) == len(merged.text)
 
 
 def test_call_ids_that_fit_are_kept_and_others_digested() -> None:

@@ -80,7 +80,13 @@ def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> 
 
 
 def _refuse_endless(body: ChatCompletionRequest, max_context_length: int) -> None:
-    """Spare the tokenizer a text that no number of tokens within the context could spell."""
+    """Spare the template and the tokenizer what no number of tokens within the context spells."""
+    if len(body.messages) > max_context_length:
+        raise ContextOverflowError(
+            f"there are {len(body.messages)} messages, too many for a context of "
+            f"{max_context_length} tokens, of which each takes at least one; send fewer",
+            param="messages",
+        )
     num_bytes = sum(len(message.text.encode()) for message in body.messages)
     if num_bytes > max_context_length * MAX_TOKEN_BYTES:
         raise ContextOverflowError(

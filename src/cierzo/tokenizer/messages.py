@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal, cast
 
 from cierzo.errors import MessageOrderError, PromptError, ToolCallError
@@ -98,16 +99,13 @@ def parse_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Tool]:
 def merge_same_role(messages: Sequence[Message]) -> list[Message]:
     """Neighbouring system, user or assistant messages become one, texts parted by a blank line."""
     merged: list[Message] = []
-    for message in messages:
-        if merged and merged[-1].role == message.role != "tool":
-            before = merged.pop()
-            texts = [text for text in (before.text, message.text) if text]
-            message = replace(
-                message,
-                content=MERGE_SEPARATOR.join(texts),
-                tool_calls=before.tool_calls + message.tool_calls,
-            )
-        merged.append(message)
+    for role, neighbours in groupby(messages, key=lambda message: message.role):
+        run = list(neighbours)
+        if role != "tool" and len(run) > 1:
+            texts = [text for message in run if (text := message.text)]
+            calls = tuple(call for message in run for call in message.tool_calls)
+            run = [replace(run[-1], content=MERGE_SEPARATOR.join(texts), tool_calls=calls)]
+        merged += run
     return merged
 
 
