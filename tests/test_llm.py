@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ def test_generate_takes_texts_and_token_ids_in_any_number(llm: LLM) -> None:
     prompts: list[Prompt] = ["hello", ids, "world"]
     assert llm.generate(prompts, GREEDY)[:2] == [one, one]
     assert llm.generate([], GREEDY) == []
+    several: list[Any] = [[[1.5, 2]], [1.5, 2], [True, 2], np.array([[1.5, 2.0]])]
+    for wrong in several:
+        with pytest.raises(RequestError, match="must be integers"):
+            llm.generate(wrong, GREEDY)
+    assert llm.generate("hello", GREEDY) == [one]
 
 
 def test_a_completion_says_all_of_its_request(llm: LLM) -> None:
@@ -137,6 +143,7 @@ def test_embeddings_have_length_1_and_do_not_depend_on_their_company(llm: LLM) -
     [
         ([], RequestError, "at least one token"),
         ([0, 320], RequestError, r"in 0 … 319; got 0 … 320"),
+        ([1.5, 2], RequestError, r"token ids must be integers; got 1.5"),
         ([1] * 513, ContextOverflowError, "513 tokens are over the context of 512"),
     ],
 )
@@ -145,6 +152,12 @@ def test_logits_refuse_what_cannot_be_computed(
 ) -> None:
     with pytest.raises(error, match=message):
         llm.logits(token_ids)
+
+
+def test_logits_take_any_sequence_of_integers(llm: LLM) -> None:
+    expected = llm.logits([1, 2, 3])
+    for token_ids in (np.array([1, 2, 3]), (1, 2, 3), range(1, 4)):
+        assert (llm.logits(token_ids) == expected).all()
 
 
 def test_a_failed_step_is_raised(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

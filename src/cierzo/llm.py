@@ -28,6 +28,7 @@ from cierzo.engine import (
     TokenStream,
 )
 from cierzo.engine.memory import plan_kv_cache
+from cierzo.engine.request import is_integer, token_ids_of
 from cierzo.errors import ContextOverflowError, EngineError, RequestError
 from cierzo.machine import free_memory_bytes
 from cierzo.models.loading import ensure_packed
@@ -158,7 +159,7 @@ class LLM:
         """The continuation's text as it comes, likewise."""
         return self._stream(self._encode(prompt), params or SamplingParams(), continues=True)
 
-    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """Logits [n_tokens, vocab_size]: row i is the model's opinion of token i + 1."""
         return self.engine.logits(self._checked(token_ids))
 
@@ -191,9 +192,10 @@ class LLM:
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return tuple(self.tokenizer.encode(prompt, add_bos=self.tokenizer.adds_bos))
-        return tuple(prompt)
+        return token_ids_of(prompt, "prompt")
 
-    def _checked(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+    def _checked(self, token_ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int32]:
+        token_ids = token_ids_of(token_ids, "token_ids")
         if not token_ids:
             raise RequestError("a sequence needs at least one token; got none", param="token_ids")
         if len(token_ids) > self.max_model_len:
@@ -311,6 +313,6 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt, text or token ids, becomes a list of one."""
     if isinstance(prompts, str):
         return [prompts]
-    if len(prompts) > 0 and all(isinstance(item, (int, np.integer)) for item in prompts):
-        return [[int(item) for item in prompts]]  # type: ignore[arg-type]
+    if len(prompts) > 0 and all(is_integer(item) for item in prompts):
+        return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]

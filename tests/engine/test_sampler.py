@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
@@ -94,7 +95,7 @@ def test_top_k_and_a_small_top_p_keep_only_the_best() -> None:
         assert sampled.token_ids == run_one(make_core(), make_request(PROMPT)).token_ids
 
 
-@pytest.mark.parametrize("temperature", [1e-300, 1e300, float("inf")])
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
 def test_a_temperature_beyond_float32_fails_no_step(temperature: float) -> None:
     params = SamplingParams(temperature=temperature, seed=5, max_tokens=20)
     sampled = run_one(make_core(), make_request(PROMPT, params))
@@ -308,6 +309,48 @@ def test_parameters_out_of_bounds_are_named(field: str, value: float) -> None:
     with pytest.raises(RequestError, match=rf"{field} must be .*; got {value}") as caught:
         SamplingParams(**fields)
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize("value", ["a", 1.5, True, [1]])
+@pytest.mark.parametrize(
+    "field",
+    ["top_k", "max_tokens", "min_tokens", "seed", "n", "logprobs", "prompt_logprobs"],
+)
+def test_what_is_not_an_integer_is_refused(field: str, value: object) -> None:
+    fields: dict[str, Any] = {field: value}
+    message = rf"{field} must be an integer.*; got {re.escape(repr(value))}"
+    with pytest.raises(RequestError, match=message) as caught:
+        SamplingParams(**fields)
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, float("inf"), 10**400])
+@pytest.mark.parametrize(
+    "field",
+    ["temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty"],
+)
+def test_what_is_not_a_finite_number_is_refused(field: str, value: object) -> None:
+    fields: dict[str, Any] = {field: value}
+    with pytest.raises(RequestError, match=f"{field} must be a finite number; got") as caught:
+        SamplingParams(**fields)
+    assert caught.value.param == field
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    fields: dict[str, Any] = {"max_tokens": np.int64(3), "temperature": np.float32(0), "top_p": 1}
+    assert len(run_one(make_core(), make_request(PROMPT, SamplingParams(**fields))).token_ids) == 3
+
+
+def test_stop_is_one_string_or_several() -> None:
+    def stop_of(stop: Any) -> tuple[str, ...]:
+        return SamplingParams(stop=stop).stop
+
+    assert stop_of("City of") == ("City of",)
+    assert stop_of(["a", "b"]) == stop_of(("a", "b")) == ("a", "b")
+    for wrong in (None, 5, b"x", ["a", 1], {"a": 1}):
+        with pytest.raises(RequestError, match="stop must be a string or a sequence") as caught:
+            stop_of(wrong)
+        assert caught.value.param == "stop"
 
 
 def test_min_tokens_over_max_tokens_is_refused() -> None:

@@ -5,8 +5,11 @@ Token ids only: nothing here knows of text, JSON, keys or money.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +24,15 @@ class SamplingParams:
     """How the next token is chosen.
 
     `temperature` 0 is greedy. `top_k` 0 keeps all. `max_tokens` None runs to the
-    end of the context. `stop` strings are cut by the text layer, never seen here.
+    end of the context. `stop`, one string or a sequence of them and from then on a tuple, is cut
+    by the text layer, never seen here.
     `logprobs` is the number of alternatives to report per token (None: report nothing;
     0: only the chosen token's logprob). With `seed` None a fresh one is drawn.
 
     Repetition divides (negative logits: multiplies) the logit of every token of prompt or
     completion; then `frequency_penalty` is subtracted once per occurrence in the completion
-    and `presence_penalty` once if there is any. Raises RequestError on a value out of bounds.
+    and `presence_penalty` once if there is any. Raises RequestError on a value out of bounds
+    or of another type.
     """
 
     temperature: float = 1.0
@@ -45,6 +50,16 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float":
+                self._require(field.name, _is_finite(value), "a finite number")
+            elif field.type == "int":
+                self._require(field.name, is_integer(value), "an integer")
+            elif field.type == "int | None":
+                is_right = value is None or is_integer(value)
+                self._require(field.name, is_right, "an integer or None")
+        self._set_stop(self.stop)
         self._require("temperature", self.temperature >= 0, "at least 0")
         self._require("top_p", 0 < self.top_p <= 1, "over 0 and at most 1")
         self._require("top_k", self.top_k >= 0, "at least 0")
@@ -52,7 +67,7 @@ class SamplingParams:
         self._require("min_tokens", self.min_tokens >= 0, "at least 0")
         self._require("presence_penalty", abs(self.presence_penalty) <= 2, "between -2 and 2")
         self._require("frequency_penalty", abs(self.frequency_penalty) <= 2, "between -2 and 2")
-        self._require("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "over 0")
+        self._require("repetition_penalty", self.repetition_penalty > 0, "over 0")
         self._require("n", self.n >= 1, "at least 1")
         self._require("logprobs", (self.logprobs or 0) >= 0, "at least 0")
         self._require("prompt_logprobs", (self.prompt_logprobs or 0) >= 0, "at least 0")
@@ -62,9 +77,15 @@ class SamplingParams:
                 param="min_tokens",
             )
 
+    def _set_stop(self, stop: Any) -> None:
+        strings = (stop,) if isinstance(stop, str) else stop
+        is_right = isinstance(strings, Sequence) and all(isinstance(s, str) for s in strings)
+        self._require("stop", is_right, "a string or a sequence of strings")
+        object.__setattr__(self, "stop", tuple(strings))
+
     def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:  # comparisons with NaN are false, so NaN lands here too
-            raise RequestError(f"{name} must be {rule}; got {getattr(self, name)}", param=name)
+        if not holds:
+            raise RequestError(f"{name} must be {rule}; got {getattr(self, name)!r}", param=name)
 
     @property
     def has_penalties(self) -> bool:
@@ -73,6 +94,27 @@ class SamplingParams:
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
         )
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """True for Python's and NumPy's integers; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    if is_integer(value):
+        return abs(int(value)) <= sys.float_info.max
+    return isinstance(value, (float, np.floating)) and math.isfinite(value)
+
+
+def token_ids_of(values: Iterable[object], param: str) -> tuple[int, ...]:
+    """The same token ids as plain ints. Raises RequestError, naming `param`, for anything else."""
+    token_ids = []
+    for value in values if isinstance(values, Iterable) else (values,):
+        if not is_integer(value):
+            raise RequestError(f"{param}: token ids must be integers; got {value!r}", param=param)
+        token_ids.append(int(value))
+    return tuple(token_ids)
 
 
 class LogitsConstraint(Protocol):
@@ -97,6 +139,7 @@ class GenerationRequest:
 
     `stop_token_ids` end a sequence with `finish_reason` "stop" (ignored before
     `min_tokens`). `workspace` keys the prefix cache: blocks are never shared across it.
+    Raises RequestError for token ids that are not integers.
     """
 
     request_id: str
@@ -105,6 +148,12 @@ class GenerationRequest:
     stop_token_ids: frozenset[int] = frozenset()
     workspace: str = "default"
     constraint: LogitsConstraint | None = None
+
+    def __post_init__(self) -> None:
+        prompt = token_ids_of(self.prompt_token_ids, "prompt")
+        object.__setattr__(self, "prompt_token_ids", prompt)
+        stop = frozenset(token_ids_of(self.stop_token_ids, "stop"))
+        object.__setattr__(self, "stop_token_ids", stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,6 @@ class Scheduler:
         sequence.append(token_id)
         if sample.is_last:
             self.finish(sequence, "stop")
-        elif sequence.num_completion_tokens == sequence.max_completion_tokens:
+        elif sequence.num_completion_tokens >= sequence.max_completion_tokens:
             self.finish(sequence, "model_length" if sequence.ends_by_context else "length")
         return sequence.event(token_id, sample.logprob)
