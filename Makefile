@@ -58,6 +58,7 @@ sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an env
 
 oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
 	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check
+	@$(BIN)/python -m tests.oracle.compare
 
 fuzz: SECONDS = 60
 fuzz: SEED = 0

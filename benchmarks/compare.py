@@ -37,8 +37,10 @@ def main() -> None:
     model = gguf_of(arguments.model)
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
+    loads: list[float] = []
     for turn in range(arguments.rounds):
         print(f"→ round {turn + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        loads.append(round(os.getloadavg()[0], 1))
         ours.append(run_cierzo(model, arguments.threads))
         theirs.append(run_llama_cpp(model, arguments.threads))
     result = {
@@ -51,8 +53,10 @@ def main() -> None:
         "prompt": PROMPT,
         "generate": GENERATE,
         "llama_cpp": llama_cpp_version(),
+        "load_average": loads,
         "cierzo": summary(ours),
         "llama.cpp": summary(theirs),
+        "ratio": {metric: paired_ratios(ours, theirs, metric) for metric in METRICS},
     }
     page = as_markdown(result)
     stem = ROOT / "benchmarks" / "results" / f"llama-cpp-{result['date']}"
@@ -120,25 +124,35 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def paired_ratios(
+    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], metric: str
+) -> dict[str, float]:
+    """Ours over theirs, round by round: a machine that slows down slows down both."""
+    ratios = sorted(o[metric] / t[metric] for o, t in zip(ours, theirs, strict=True))
+    values = {"median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]}
+    return {name: round(value, 2) for name, value in values.items()}
+
+
 def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# {result['model']} beside llama.cpp, {result['date']}",
         "",
         f"`{result['command']}`, commit {result['commit']}, {result['machine']},",
         f"{result['threads']} threads; {result['llama_cpp']}.",
-        f"Prompt of {result['prompt']} tokens, then {result['generate']} decoded. Medians of"
-        " alternating rounds, range in brackets, tokens per second.",
+        f"Prompt of {result['prompt']} tokens, then {result['generate']} decoded.",
+        f"Load average before each round: {', '.join(map(str, result['load_average']))}.",
+        "Medians of alternating rounds in tokens per second, ratio by round, ranges in brackets.",
         "",
         "| | Cierzo | llama.cpp | ratio |",
         "|---|---|---|---|",
     ]
     for metric in METRICS:
         ours, theirs = result["cierzo"], result["llama.cpp"]
-        span = metric.replace("tok_s", "range")
+        span, ratio = metric.replace("tok_s", "range"), result["ratio"][metric]
         lines.append(
             f"| {metric.removesuffix('_tok_s')} | {ours[metric]} ({ours[span][0]}–{ours[span][1]})"
             f" | {theirs[metric]} ({theirs[span][0]}–{theirs[span][1]})"
-            f" | {ours[metric] / theirs[metric]:.2f} |"
+            f" | {ratio['median']} ({ratio['least']}–{ratio['most']}) |"
         )
     return "\n".join(lines) + "\n"
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from cierzo import kernels
-from tests.models.running import Float32, logits_of, open_transformer
+from tests.models.running import logits_of, open_transformer
 from tests.oracle.cases import (
     BF16_CASES,
     CASES,
     GGUF_CASES,
     GOLD_FILE,
-    GOLD_ROWS,
+    PACKED_CASES,
     TOKEN_IDS,
     Case,
     fingerprint,
 )
+from tests.oracle.compare import RowErrors, open_case
 from tests.tiny_checkpoints import BlockType, write_consolidated, write_gguf, write_huggingface
 
 MAX_ERROR_BF16 = 0.08
@@ -32,10 +33,6 @@ is redundant."""
 MAX_RELATIVE_ERROR_REQUANTISED = 0.1
 """The same for block types with groups of 16, whose weights are rounded to int8 groups of 32."""
 
-MAX_REROUTED = 0.25
-"""Share of a sparse model's rows that may be off: where a router is in two minds, a rounding error
-rightly chooses another expert, and the row is another row. The rest must agree as closely."""
-
 BF16_FORMATS = (
     "huggingface-4",
     "huggingface-5",
@@ -44,12 +41,6 @@ BF16_FORMATS = (
     "consolidated",
     "gguf",
 )
-
-
-def gold_logits(case: Case) -> Float32:
-    with np.load(GOLD_FILE) as gold:
-        logits: Float32 = gold[case.name]
-    return logits
 
 
 def write_bf16(path: Path, case: Case, file_format: str) -> Path:
@@ -85,10 +76,6 @@ def has_format(case: Case, file_format: str) -> bool:
     return True
 
 
-def allowed_share(case: Case) -> float:
-    return MAX_REROUTED if case.model().config.moe is not None else 0.0
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gold_was_made_from_these_weights(case: Case, tmp_path: Path) -> None:
     with np.load(GOLD_FILE) as gold:
@@ -103,21 +90,16 @@ def test_gold_was_made_from_these_weights(case: Case, tmp_path: Path) -> None:
 )
 def test_bf16_logits(case: Case, file_format: str, tmp_path: Path) -> None:
     model = open_transformer(write_bf16(tmp_path / "model", case, file_format))
-    error = np.abs(logits_of(model, TOKEN_IDS)[GOLD_ROWS] - gold_logits(case)).max(axis=1)
-    assert (error > MAX_ERROR_BF16).mean() <= allowed_share(case)
+    errors = RowErrors.of(case, logits_of(model, TOKEN_IDS))
+    assert errors.are_within(MAX_ERROR_BF16, errors.largest)
 
 
-@pytest.mark.parametrize("case", GGUF_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", GGUF_CASES + PACKED_CASES, ids=lambda case: case.name)
 def test_quantised_logits(case: Case, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    assert case.block_type is not None
-    write_gguf(path, case.model(), block_type=case.block_type)
-    logits = logits_of(open_transformer(path), TOKEN_IDS)[GOLD_ROWS]
-    gold = gold_logits(case)
-    error = np.sqrt(np.mean((logits - gold) ** 2, axis=1)) / gold.std()
+    errors = RowErrors.of(case, logits_of(open_case(case, tmp_path), TOKEN_IDS))
     is_requantised = case.block_type in (BlockType.Q2_K, BlockType.Q3_K, BlockType.Q6_K)
     limit = MAX_RELATIVE_ERROR_REQUANTISED if is_requantised else MAX_RELATIVE_ERROR
-    assert (error > limit).mean() <= allowed_share(case)
+    assert errors.are_within(limit, errors.relative)
 
 
 def test_split_experts_are_the_merged_ones(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 def ask_oracle(
     oracle_python: str, sources: Mapping[str, Path], token_ids: Sequence[int], scratch: Path
 ) -> Gold:
-    """Source name → float32 logits [n_tokens, vocab_size]."""
+    """What the oracle says of each source, in float32: `transformers_logits.py` lists it."""
     jobs, out = scratch / "jobs.json", scratch / "logits.npz"
     paths = {name: str(path) for name, path in sources.items()}
     jobs.write_text(json.dumps({"token_ids": list(token_ids), "sources": paths}))
