@@ -21,6 +21,10 @@ from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_format import ToolFormat
 from cierzo.tokenizer.tool_grammar import FREE_TEXT, ToolGrammar, held_schema, json_rule
 
+REHEARSED_TOKENS = 4
+"""Steps tried before a grammar is handed out: some compile and fail at their first masks, when
+the request is already running."""
+
 _QUOTED = re.compile(r"\d+ \|")
 
 
@@ -54,7 +58,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"The grammar stopped: {self._matcher.get_error():.300}.")
+            raise GrammarError(f"The grammar stopped: {_problem(self._matcher)}.")
 
 
 class GrammarCompiler:
@@ -105,35 +109,24 @@ class GrammarCompiler:
             return self._compile(f"start: FREE\n{FREE_TEXT}", "tool_choice")
         return None
 
-    def json_object(self) -> Constraint:
-        """Any JSON object."""
-        return self.json_schema({"type": "object"})
-
-    def json_schema(self, schema: Mapping[str, Any], *, strict: bool = True) -> Constraint:
-        """JSON that fits `schema`; not `strict` passes over keywords that cannot be held."""
-        options = held_schema(schema, strict=strict)
-        rule = json_rule("start", options, self._tokenizer.adds_space_prefix)
-        return self._compile(rule, "response_format")
-
-    def regex(self, pattern: str) -> Constraint:
-        """Text that matches `pattern` as a whole."""
-        return self._compile(LLMatcher.grammar_from_regex(pattern), "regex", is_lark=False)
-
-    def lark(self, source: str) -> Constraint:
-        """Text that fits a grammar in llguidance's dialect of Lark."""
-        return self._compile(source, "grammar")
-
-    def _compile(self, grammar: str, param: str, *, is_lark: bool = True) -> Constraint:
-        if is_lark:
-            grammar = LLMatcher.grammar_from_lark(grammar)
-        matcher = LLMatcher(self._indexed, grammar, log_level=0)
+    def _compile(self, grammar: str, param: str) -> Constraint:
+        matcher = LLMatcher(self._indexed, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if matcher.is_error():
             raise GrammarError(
-                f"{param} cannot be compiled to a grammar: {_problem(matcher):.400}. "
+                f"{param} cannot be compiled to a grammar: {_problem(matcher)}. "
                 "Simplify the schema or remove the keyword it names.",
                 param=param,
             )
-        return Constraint(matcher, -(-self._vocab_size // 32))
+        constraint = Constraint(matcher, -(-self._vocab_size // 32))
+        try:
+            _rehearse(constraint.fork(), self._tokenizer.encode("{")[-1])
+        except GrammarError as error:
+            raise GrammarError(
+                f"{param} compiles to a grammar that cannot be followed. {error} "
+                "Make the schema smaller, and let no $ref lead straight back to itself.",
+                param=param,
+            ) from None
+        return constraint
 
     @cached_property
     def _indexed(self) -> LLTokenizer:
@@ -196,11 +189,24 @@ def response_schema(response_format: Mapping[str, Any] | None) -> dict[str, Any]
     return held_schema(schema, strict=bool(wanted.get("strict")))
 
 
+def _rehearse(constraint: Constraint, opening: int) -> None:
+    """Follow a grammar for a few tokens, into an object where there may be one: its properties
+    are what grows too large. Raises GrammarError when the grammar fails on the way."""
+    for _ in range(REHEARSED_TOKENS):
+        if constraint.is_finished():
+            return
+        bits = np.unpackbits(constraint.allowed_tokens().view(np.uint8), bitorder="little")
+        if not bits.any():
+            raise GrammarError("It allows no token.")
+        constraint.accept(opening if bits[opening] else int(bits.argmax()))
+
+
 def _problem(matcher: LLMatcher) -> str:
-    """llguidance's message without the lines in which it quotes our grammar."""
-    lines = [line.strip() for line in matcher.get_error().splitlines()]
+    """llguidance's message without its state and without the lines that quote our grammar."""
+    message, _, _ = matcher.get_error().partition("<state>")
+    lines = [line.strip() for line in message.splitlines()]
     told = [line for line in lines if line.strip("^ ") and not _QUOTED.match(line)]
-    return " ".join(told).rpartition("JSON schema: ")[2]
+    return " ".join(told).rpartition("JSON schema: ")[2][:200]
 
 
 def _chosen_tools(
