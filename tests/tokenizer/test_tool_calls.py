@@ -101,6 +101,7 @@ def test_names_with_markers(vendor_tokenizers: dict[str, Tokenizer], content: st
             ["a", "b"],
         ),
         ('<tool_call>{"name": "a", "arguments": "{\\"x\\": 1}"}', "", ["a"]),
+        (f"{tagged_call(ToolCall('', 'get', ARGUMENTS))}\n<tool_ca", "", ["get"]),
         ("a <tool_ca", "a <tool_ca", []),
         ('x <tool_call>{"name": "a", "argu', 'x<tool_call>{"name": "a", "argu', []),
         ("x<tool_call>nonsense</tool_call>y", "x<tool_call>nonsense</tool_call>y", []),

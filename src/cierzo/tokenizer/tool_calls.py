@@ -198,8 +198,10 @@ class _TaggedParser:
         body, self._body = self._body, None
         if body is not None:
             return _calls_in(body) or ([] if has_called else [CALL_OPEN + body])
+        if has_called:  # what is still held began another call
+            return []
         parts = self._content(self._matcher.flush())
-        return parts if has_called or not self._space else [*parts, self._space]
+        return [*parts, self._space] if self._space else parts
 
     def _content(self, text: str) -> list[Part]:
         """White space waits: before a call it goes, before more text it stays."""
