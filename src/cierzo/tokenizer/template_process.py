@@ -16,7 +16,10 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from cierzo.errors import TemplateError
+from cierzo.errors import EngineError, TemplateError
+
+MAX_START_S = 60.0
+"""For a machine that is busy loading models; an idle one takes 0.1 s."""
 
 MAX_RENDER_S = 5.0
 MAX_WORKER_BYTES = 1 << 29
@@ -33,14 +36,19 @@ class TemplateProcess:
     comes, and ends with it.
     """
 
-    def __init__(self, *, max_render_s: float = MAX_RENDER_S) -> None:
+    def __init__(
+        self, *, max_start_s: float = MAX_START_S, max_render_s: float = MAX_RENDER_S
+    ) -> None:
+        self._max_start_s = max_start_s
         self._max_render_s = max_render_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
         self._running()
 
     def render(self, template: str, variables: dict[str, Any]) -> str:
-        """The text of `template`. Raises TemplateError: a fault in it, too slow, too large."""
+        """The text of `template`. Raises TemplateError: a fault in it, too slow, too large;
+        EngineError when the child cannot be started."""
         payload = json.dumps({"template": template, "variables": variables})
         request = {"max_chars": MIN_OUTPUT_CHARS + 4 * len(payload)}
         line = f"{payload[:-1]}, {json.dumps(request)[1:]}\n".encode()
@@ -62,6 +70,7 @@ class TemplateProcess:
     def _ask(self, line: bytes) -> bytes:
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
+        self._wait_until_ready(process.stdout.fileno())
         try:
             process.stdin.write(line)
             process.stdin.flush()
@@ -79,6 +88,20 @@ class TemplateProcess:
                 "much memory). Use a model with a sound template."
             ) from None
 
+    def _wait_until_ready(self, descriptor: int) -> None:
+        if self._is_ready:
+            return
+        try:
+            _read_line(descriptor, time.monotonic() + self._max_start_s)
+        except (TimeoutError, EOFError) as error:
+            self._kill()
+            what = "ended" if isinstance(error, EOFError) else f"took over {self._max_start_s:g} s"
+            raise EngineError(
+                f"The process that renders chat templates {what} while starting. "
+                "The machine may be overloaded or out of memory; try again later."
+            ) from None
+        self._is_ready = True
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
@@ -90,6 +113,7 @@ class TemplateProcess:
                 cwd="/",
                 start_new_session=True,  # a terminal's Ctrl-C is for us, not for it
             )
+            self._is_ready = False
             weakref.finalize(self, _end, self._process)
         return self._process
 

@@ -1,6 +1,6 @@
 """Renders chat templates in a process of its own, so that none can hold or harm the server.
 
-Run as a script: one JSON request per line on stdin, one JSON answer per line on stdout. The
+Run as a script: a line "ready", then one JSON answer per line on stdout to each line on stdin. The
 parent (`template_process.py`) sets the time limit and kills it; memory is limited here.
 Imports nothing of ours: it must start in milliseconds and hold nothing worth stealing.
 """
@@ -95,9 +95,12 @@ def _limit_memory(max_bytes: int) -> None:
 
 
 def main() -> None:
-    """Answers {"text": …} or {"error": …} to each request until stdin closes."""
+    """Says that it is ready, then answers {"text": …} or {"error": …} to each request until
+    stdin closes."""
     _limit_memory(int(sys.argv[1]))
     render = _renderer()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
