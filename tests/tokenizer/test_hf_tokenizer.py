@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,28 @@ def test_template_is_found_wherever_it_is(tmp_path: Path, source: str) -> None:
     if source.endswith(".json"):
         (tmp_path / source).write_text('{"chat_template": "t"}')
     assert load_tokenizer(tmp_path).chat_template == "t"
+
+
+@pytest.mark.parametrize(
+    ("named", "template"),
+    [
+        ([{"name": "other", "template": "o"}], "o"),
+        ([{"name": "other", "template": "o"}, {"name": "third", "template": "t"}], None),
+        ([], None),
+    ],
+)
+def test_of_several_templates_without_a_default_none_counts(
+    tmp_path: Path, named: list[dict[str, str]], template: str | None
+) -> None:
+    _write(tmp_path, _byte_level(), chat_template=named)
+    (tmp_path / "chat_template.json").write_text("{}")
+    assert load_tokenizer(tmp_path).chat_template == template
+
+
+def test_newest_version_of_a_sentencepiece_file_counts(tmp_path: Path) -> None:
+    for version in ("v7", "v11"):
+        shutil.copy(SPM_FILES["v7"], tmp_path / f"tokenizer.model.{version}")
+    assert load_tokenizer(tmp_path).version == "spm v11"
 
 
 @cache

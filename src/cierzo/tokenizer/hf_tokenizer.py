@@ -208,17 +208,23 @@ def _template_variables(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """From chat_template.jinja, chat_template.json or the config; of several, the default one."""
+    """From chat_template.jinja, which a packed folder has, else where the publisher put it."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    beside = _read_object(folder / "chat_template.json", optional=True)
-    template = beside.get("chat_template", config.get("chat_template"))
-    if isinstance(template, list):
-        entries = [entry for entry in template if isinstance(entry, dict)]
-        default = [entry for entry in entries if entry.get("name") == "default"]
-        template = default[-1].get("template") if default else None
-    return template if isinstance(template, str) else None
+    for fields in (_read_object(folder / "chat_template.json", optional=True), config):
+        template = fields.get("chat_template")
+        if isinstance(template, list):
+            template = _default_template(template)
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _default_template(entries: list[Any]) -> Any:
+    """The one named default, else the only one: the rule by which folders are packed."""
+    named = {str(e.get("name")): e.get("template") for e in entries if isinstance(e, dict)}
+    return named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
 
 
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:

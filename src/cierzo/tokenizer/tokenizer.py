@@ -5,6 +5,7 @@ Knows text and token ids. Knows nothing of messages, templates, models or reques
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -97,7 +98,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises ModelFileError when there is none or it is damaged, UnsupportedModelError when it is
     of a kind that Cierzo cannot read.
     """
-    spm_files = sorted(folder.glob(SPM_PATTERN))
+    spm_files = sorted(folder.glob(SPM_PATTERN), key=_spm_version)
     # Imported as needed: each library takes its time to load, and a model needs one.
     if (folder / TEKKEN_FILE).is_file() or spm_files:
         from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
@@ -122,3 +123,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         f"{HF_FILE} and {BARE_SPM_FILE}. Fetch the model again, or copy its tokenizer file "
         "into the folder."
     )
+
+
+def _spm_version(path: Path) -> int:
+    """tokenizer.model.v11 → 11, whatever follows (v11m1 is one with images); 0 without a number."""
+    found = re.match(r"tokenizer\.model\.v(\d+)", path.name)
+    return int(found[1]) if found else 0
