@@ -9,7 +9,8 @@ import pytest
 
 from cierzo.cli import run
 from cierzo.config import MoeConfig
-from cierzo.models.packed_folder import read_manifest
+from cierzo.models.loading import ensure_packed
+from cierzo.models.packed_folder import open_packed, read_manifest
 from tests.tiny_checkpoints import tiny_model, write_gguf
 
 
@@ -20,13 +21,42 @@ def gguf(tmp_path: Path) -> Path:
 
 
 def test_inspect_says_what_it_is(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(gguf), "--context", "100"]) == 0
+    shown = capsys.readouterr().out
+    assert "will run here" in shown and "KV cache at 100 tokens" in shown
+
+
+def test_inspect_tells_programs_numbers(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model("llama")
     assert run(["inspect", str(gguf), "--json", "--context", "100"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["architecture"] == "llama"
-    assert report["will_run"] is True
-    assert "KV cache at 100 tokens" in report
-    assert run(["inspect", str(gguf)]) == 0
-    assert "will run here" in capsys.readouterr().out
+    total = sum(array.size for array in model.weights.values())
+    assert report["parameters"] == report["active_parameters"] == total
+    assert sum(kind["count"] for kind in report["tensors"].values()) == len(model.weights)
+    assert sum(kind["bytes"] for kind in report["tensors"].values()) > total // 2
+    assert report["context_length"] == 100
+    assert report["kv_cache_bytes"] == model.config.kv_bytes(100)
+    parts = report["weights_bytes"] + report["kv_cache_bytes"]
+    assert report["available_bytes"] > report["memory_bytes"] > parts
+    assert (report["architecture"], report["will_run"], report["problem"]) == ("llama", True, None)
+    assert (report["has_chat_template"], report["licence"]) == (True, "apache-2.0")
+
+
+def test_inspect_verifies_the_packed_copy(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["inspect", str(gguf), "--verify"]
+    assert run(command) == 1
+    assert "no sound packed copy" in capsys.readouterr().err
+    weights = ensure_packed(gguf) / "weights.bin"
+    assert run(command) == 0
+    said = capsys.readouterr().err
+    assert "100 %" in said and "every checksum matches" in said
+    damaged = bytearray(weights.read_bytes())
+    middle = open_packed(weights.parent).entries["embedding"]
+    damaged[middle.offset + middle.nbytes // 2] ^= 1
+    weights.write_bytes(damaged)
+    for source in (gguf, weights.parent):
+        assert run(["inspect", str(source), "--verify"]) == 1
+        assert "embedding changed" in capsys.readouterr().err
 
 
 def test_inspect_refuses_a_damaged_file(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,88 +92,105 @@ def inspect_model(
         return _unsupported_report(files, str(error), context_length)
 
 
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """`sizes` holds (parameters of one expert, experts) of every tensor, `nbytes` all once packed.
+
+    `stored` is what the files hold.
+    """
+
+    sizes: list[tuple[int, int]]
+    nbytes: int
+    stored: tuple[TensorCount, ...]
+    worst_relative_error: float | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(size * num_experts for size, num_experts in self.sizes)
+
+    def num_active(self, config: ModelConfig) -> int:
+        """Parameters that work on one token."""
+        at_most = config.moe.num_experts_per_tok if config.moe is not None else 1
+        return sum(size * min(num_experts, at_most) for size, num_experts in self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What lies beside the weights."""
+
+    tokenizer: str | None
+    has_chat_template: bool
+    licence: str | None
+
+
 def _checkpoint_report(
     checkpoint: Checkpoint, dtype: RequestedDtype, context_length: int | None
 ) -> ModelReport:
-    planned = pack_job(checkpoint, dtype).planned
-    weights_nbytes = 0
+    nbytes = 0
     sizes = []
-    for tensor in planned:
+    for tensor in pack_job(checkpoint, dtype).planned:
         num_experts = len(tensor.experts)
         sizes.append((tensor.n_out * tensor.n_in, num_experts))
         kind = None if tensor.is_float else packed_kind(tensor, dtype)
         packed_as = ("float32", False) if kind is None else (kind.dtype, kind.affine)
-        weights_nbytes += tensor_nbytes(*packed_as, tensor.n_out, tensor.n_in, num_experts)
-    return _report(
-        checkpoint.files.source,
-        checkpoint.files.format,
-        checkpoint.config,
-        sizes,
-        _counted((t.type_name, t.nbytes) for t in checkpoint.tensors.values()),
-        context_length,
-        weights_nbytes,
-        worst_relative_error=None,
-        tokenizer=_tokenizer(checkpoint.tokenizer_files, checkpoint.gguf_vocab),
-        has_chat_template=checkpoint.chat_template is not None,
-        licence=checkpoint.licence,
+        nbytes += tensor_nbytes(*packed_as, tensor.n_out, tensor.n_in, num_experts)
+    stored = _counted((t.type_name, t.nbytes) for t in checkpoint.tensors.values())
+    texts = _Texts(
+        _tokenizer(checkpoint.tokenizer_files, checkpoint.gguf_vocab),
+        checkpoint.chat_template is not None,
+        checkpoint.licence,
     )
+    files = checkpoint.files
+    weights = _Weights(sizes, nbytes, stored)
+    return _report(files.source, files.format, checkpoint.config, weights, texts, context_length)
 
 
 def _packed_report(packed: PackedFolder, context_length: int | None) -> ModelReport:
     entries = packed.manifest.entries
     folder = packed.folder
-    vocab = folder / "gguf_vocab.json"
-    return _report(
-        folder,
-        "packed",
-        packed.config,
+    weights = _Weights(
         [(entry.n_out * entry.n_in, entry.n_experts) for entry in entries],
-        _counted((e.dtype + (" affine" if e.affine else ""), e.nbytes) for e in entries),
-        context_length,
         sum(entry.nbytes for entry in entries),
-        worst_relative_error=max(entry.relative_error for entry in entries),
-        tokenizer=_tokenizer(
+        _counted((e.dtype + (" affine" if e.affine else ""), e.nbytes) for e in entries),
+        max(entry.relative_error for entry in entries),
+    )
+    vocab = folder / "gguf_vocab.json"
+    texts = _Texts(
+        _tokenizer(
             sorted(folder.glob("t*ken*")), read_json_object(vocab) if vocab.is_file() else None
         ),
-        has_chat_template=find_chat_template(folder.iterdir()) is not None,
-        licence=packed.manifest.licence,
+        find_chat_template(folder.iterdir()) is not None,
+        packed.manifest.licence,
     )
+    return _report(folder, "packed", packed.config, weights, texts, context_length)
 
 
 def _report(
     source: Path,
     source_format: str,
     config: ModelConfig,
-    sizes: list[tuple[int, int]],
-    tensors: tuple[TensorCount, ...],
+    weights: _Weights,
+    texts: _Texts,
     context_length: int | None,
-    weights_nbytes: int,
-    *,
-    worst_relative_error: float | None,
-    tokenizer: str | None,
-    has_chat_template: bool,
-    licence: str | None,
 ) -> ModelReport:
-    """`sizes` holds (parameters of one expert, experts) of every tensor."""
     context = min(context_length or _DEFAULT_CONTEXT, config.max_seq_len)
-    num_active = config.moe.num_experts_per_tok if config.moe is not None else 1
     available = free_memory_bytes()
     report = ModelReport(
         source=source,
         format=source_format,
         architecture=config.architecture,
         config=config,
-        total_parameters=sum(size * num_experts for size, num_experts in sizes),
-        active_parameters=sum(size * min(n, num_active) for size, n in sizes),
-        tensors=tensors,
+        total_parameters=weights.num_parameters,
+        active_parameters=weights.num_active(config),
+        tensors=weights.stored,
         context_length=context,
-        weights_nbytes=weights_nbytes,
+        weights_nbytes=weights.nbytes,
         kv_cache_nbytes=config.kv_bytes(context),
         available_nbytes=available,
-        worst_relative_error=worst_relative_error,
-        tokenizer=tokenizer,
-        has_chat_template=has_chat_template,
-        licence=licence,
+        worst_relative_error=weights.worst_relative_error,
+        tokenizer=texts.tokenizer,
+        has_chat_template=texts.has_chat_template,
+        licence=texts.licence,
         problem=None,
     )
     needed = report.memory_nbytes

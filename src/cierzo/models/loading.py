@@ -12,8 +12,7 @@ from pathlib import Path
 
 from cierzo.errors import SettingError
 from cierzo.models.checkpoint import open_checkpoint
-from cierzo.models.packed_folder import is_packed_folder, read_manifest
-from cierzo.models.packed_weights import Progress
+from cierzo.models.packed_folder import Progress, is_packed_folder, read_manifest
 from cierzo.models.packing import is_current, pack_job, write_packed
 from cierzo.models.quantization import RequestedDtype
 from cierzo.models.source_files import SourceFiles, find_source_files
@@ -42,14 +41,23 @@ def ensure_packed(
                 "or name the original model"
             )
         return source
-    files = find_source_files(source)
-    fingerprint = files.fingerprint()
-    beside, elsewhere = cached_folders(files, dtype, cache_dir)
-    for folder in (beside, elsewhere):
-        if is_current(folder, fingerprint, dtype):
-            return folder
+    if (folder := find_packed(source, dtype, cache_dir=cache_dir)) is not None:
+        return folder
+    beside, elsewhere = cached_folders(find_source_files(source), dtype, cache_dir)
     out = beside if os.access(beside.parent, os.W_OK) else elsewhere
     return write_packed(pack_job(open_checkpoint(source), dtype), out, progress)
+
+
+def find_packed(
+    source: Path, dtype: RequestedDtype = "auto", *, cache_dir: Path | None = None
+) -> Path | None:
+    """The packed folder that `ensure_packed` would return without packing, or None."""
+    if is_packed_folder(source):
+        return source
+    files = find_source_files(source)
+    fingerprint = files.fingerprint()
+    folders = cached_folders(files, dtype, cache_dir)
+    return next((f for f in folders if is_current(f, fingerprint, dtype)), None)
 
 
 def quantize(

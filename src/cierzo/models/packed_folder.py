@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,9 @@ ALIGNMENT = 4096
 EDGE_BYTES = 4096
 
 _MAX_SIZE = 2**48
+
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes done, bytes in all, tensor at hand)."""
 
 PackedDtype = WeightDtype | Literal["float32"]
 _DTYPES: tuple[PackedDtype, ...] = ("float32", "int4", "int8", "bf16")
@@ -244,12 +247,16 @@ def open_packed(folder: Path) -> PackedFolder:
     return PackedFolder(folder, manifest, data)
 
 
-def verify_packed(folder: Path) -> None:
+def verify_packed(folder: Path, progress: Progress | None = None) -> None:
     """Read all of weights.bin; raises ModelFileError naming the first damaged tensor."""
     opened = open_packed(folder)
+    done_bytes, total_bytes = 0, sum(entry.nbytes for entry in opened.entries.values())
     for name, entry in opened.entries.items():
         if zlib.crc32(opened.raw(name).data) != entry.crc32:
             raise _damaged(folder / WEIGHTS, f"the bytes of tensor {name} changed")
+        done_bytes += entry.nbytes
+        if progress is not None:
+            progress(done_bytes, total_bytes, name)
 
 
 def edge_crc32(data: NDArray[np.uint8]) -> int:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 
 import numpy as np
 
-from cierzo.models.packed_folder import ALIGNMENT, EDGE_BYTES, PackedEntry, tensor_nbytes
+from cierzo.models.packed_folder import (
+    ALIGNMENT,
+    EDGE_BYTES,
+    PackedEntry,
+    Progress,
+    tensor_nbytes,
+)
 from cierzo.models.quantization import (
     ErrorSum,
     PackedKind,
@@ -25,9 +31,6 @@ from cierzo.models.quantization import (
 )
 from cierzo.models.stored_types import Bytes, Float32
 from cierzo.models.weight_plan import PlannedTensor
-
-Progress = Callable[[int, int, str], None]
-"""Called with (bytes written, bytes in all, tensor being written)."""
 
 CHUNK_WEIGHTS = 2**20
 """Weights in memory at a time, as float32 and a few temporaries of that size."""

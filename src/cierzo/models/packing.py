@@ -20,8 +20,15 @@ from typing import Any
 from cierzo.config import ModelConfig
 from cierzo.errors import DiskFullError, ModelFileError, SettingError
 from cierzo.models.checkpoint import Checkpoint
-from cierzo.models.packed_folder import MANIFEST, WEIGHTS, Manifest, is_packed_folder, open_packed
-from cierzo.models.packed_weights import Progress, write_weights
+from cierzo.models.packed_folder import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    Progress,
+    is_packed_folder,
+    open_packed,
+)
+from cierzo.models.packed_weights import write_weights
 from cierzo.models.quantization import RequestedDtype
 from cierzo.models.stored_types import Float32
 from cierzo.models.weight_plan import PlannedTensor, plan_weights

@@ -16,8 +16,7 @@ from cierzo.config import MoeConfig
 from cierzo.errors import SettingError
 from cierzo.models.checkpoint import open_checkpoint
 from cierzo.models.config_checks import check_config
-from cierzo.models.packed_folder import is_packed_folder
-from cierzo.models.packed_weights import Progress
+from cierzo.models.packed_folder import Progress, is_packed_folder
 from cierzo.models.packing import PackJob, pack_job, write_packed
 from cierzo.models.quantization import RequestedDtype
 from cierzo.models.stored_types import Float32
