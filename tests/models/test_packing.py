@@ -254,3 +254,37 @@ def test_processes_that_pack_at_once_do_no_harm(tmp_path: Path) -> None:
     assert [worker.wait(30) for worker in workers] == [0, 0, 0]
     assert_holds(open_packed(tmp_path / "m.auto.cierzo"), stored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.auto.cierzo"]
+
+
+_PACK_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from cierzo.models.checkpoint import open_checkpoint
+from cierzo.models.packing import pack_job, write_packed
+def stall(done, total, name):
+    print(flush=True)
+    time.sleep(60)
+source, out = map(Path, sys.argv[1:])
+write_packed(pack_job(open_checkpoint(source), "auto"), out, stall)
+"""
+
+
+def test_what_a_killed_packer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    source, out = tmp_path / "m", tmp_path / "out"
+    write_huggingface(source, tiny_model(n_layers=1))
+    bystander = tmp_path / ".out.backup"
+    bystander.mkdir()
+    command = [sys.executable, "-c", _PACK_AND_WAIT, str(source), str(out)]
+    packer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert packer.stdout is not None and packer.stdout.readline()
+        job = pack_job(open_checkpoint(source), "auto")
+        write_packed(job, out)
+        at_work = set(tmp_path.iterdir()) - {source, out, bystander}
+        assert len(at_work) == 1, "a packer that lives keeps its folder"
+    finally:
+        packer.kill()
+        packer.communicate()
+    assert at_work < set(tmp_path.iterdir()), "it had no time to tidy up"
+    write_packed(job, out)
+    assert set(tmp_path.iterdir()) == {source, out, bystander}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -101,9 +102,7 @@ def write_packed(job: PackJob, out: Path, progress: Progress | None = None) -> P
         raise SettingError(f"{out}: exists and is not a packed folder; choose another place")
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            building.chmod(0o755)
+        with _building_folder(out) as building:
             with (building / WEIGHTS).open("w+b", buffering=0) as file:
                 entries, nbytes = write_weights(
                     file, job.planned, job.dtype, job.arrays, progress or _silent
@@ -118,13 +117,59 @@ def write_packed(job: PackJob, out: Path, progress: Progress | None = None) -> P
             )
             (building / MANIFEST).write_bytes(manifest.to_bytes())
             _publish(building, out, job)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     return out
 
 
 def _silent(done_bytes: int, total_bytes: int, name: str) -> None:
     """No progress wanted."""
+
+
+@contextlib.contextmanager
+def _building_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to build it in, gone at the end unless it was renamed.
+
+    It is locked as long as this process lives: so those of packers that were killed, each as
+    large as a model, are told from those at work, and removed first.
+    """
+    for left_over in out.parent.iterdir():
+        if left_over.name.startswith(_building_prefix(out)):
+            with _locked(left_over, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
+                if is_ours:
+                    shutil.rmtree(left_over, ignore_errors=True)
+    while True:
+        building = Path(tempfile.mkdtemp(prefix=_building_prefix(out), dir=out.parent))
+        with _locked(building, fcntl.LOCK_EX):
+            if not building.exists():
+                continue  # another process locked and removed it before we could
+            building.chmod(0o755)
+            try:
+                yield building
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+            return
+
+
+def _building_prefix(out: Path) -> str:
+    return f".{out.name}.packing-"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Hold a folder; False where another process does, it is gone, or nothing can be locked."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, how)
+        is_ours = True
+    except OSError:
+        is_ours = False
+    try:
+        yield is_ours
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -168,7 +213,7 @@ def _publish(building: Path, out: Path, job: PackJob) -> None:
                 raise
         if is_current(out, job.fingerprint, job.dtype):
             return
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        aside = Path(tempfile.mkdtemp(prefix=_building_prefix(out), dir=out.parent))
         with contextlib.suppress(FileNotFoundError):
             out.rename(aside / "old")
         shutil.rmtree(aside, ignore_errors=True)
