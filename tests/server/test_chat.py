@@ -146,6 +146,10 @@ def test_prompt_logprobs(client: httpx.Client, engine: ScriptedEngine) -> None:
     choice = client.post(CHAT, json=body(prompt_logprobs=True)).json()["choices"][0]
     assert [entry["token"] for entry in choice["prompt_logprobs"]["content"]] == ["H", "i"]
     assert "logprobs" not in choice
+    fields = body(prompt_logprobs=True, logprobs=True, top_logprobs=2)
+    choice = client.post(CHAT, json=fields).json()["choices"][0]
+    assert "top_logprobs" in choice["logprobs"]["content"][0]
+    assert "top_logprobs" not in choice["prompt_logprobs"]["content"][0]
 
 
 def text_of(received: list[dict[str, Any]], index: int = 0) -> str:

@@ -52,7 +52,8 @@ def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: st
         make_parser=model.text.tool_call_parser if prompt.may_call_tools else None,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         wants_logprobs=bool(body.logprobs),
-        wants_top_logprobs=bool(body.top_logprobs or body.top_prompt_logprobs),
+        wants_top_logprobs=bool(body.top_logprobs),
+        wants_top_prompt_logprobs=bool(body.top_prompt_logprobs),
     )
     return PreparedChat(request, plan)
 

@@ -55,7 +55,8 @@ class AnswerPlan:
     """How the tokens of a request's answers are read.
 
     `prefix` is text that every answer starts with. `make_parser` is None when no tool may
-    be called. `num_top_logprobs` and `num_top_prompt_logprobs` are None when not asked for.
+    be called. The top logprobs are the alternatives beside each token, of the answer and of the
+    prompt.
     """
 
     tokenizer: Tokenizer
@@ -65,6 +66,7 @@ class AnswerPlan:
     parallel_tool_calls: bool = True
     wants_logprobs: bool = False
     wants_top_logprobs: bool = False
+    wants_top_prompt_logprobs: bool = False
 
 
 @dataclass(slots=True)
@@ -131,12 +133,16 @@ class ChoiceReader:
         delta = ChoiceDelta(self.index, text=self._pending_prefix)
         self._pending_prefix = ""
         if event.prompt_logprobs is not None:
+            with_top = self._plan.wants_top_prompt_logprobs
             delta.prompt_logprobs = [
-                self._logprob_json(logprob) for logprob in event.prompt_logprobs if logprob
+                self._logprob_json(logprob, with_top)
+                for logprob in event.prompt_logprobs
+                if logprob
             ]
         if event.token_id is not None:
             if event.logprob is not None and self._plan.wants_logprobs:
-                delta.logprobs = [self._logprob_json(event.logprob)]
+                with_top = self._plan.wants_top_logprobs
+                delta.logprobs = [self._logprob_json(event.logprob, with_top)]
             self._read_token(delta, event.token_id)
         if event.finish_reason is not None and not self.is_finished:
             self._finish(delta, event)
@@ -200,9 +206,9 @@ class ChoiceReader:
         self.is_finished = True
         delta.finish_reason = reason
 
-    def _logprob_json(self, logprob: TokenLogprob) -> dict[str, Any]:
+    def _logprob_json(self, logprob: TokenLogprob, with_top: bool) -> dict[str, Any]:
         entry = self._token_json(logprob.token_id, logprob.logprob)
-        if self._plan.wants_top_logprobs:
+        if with_top:
             entry["top_logprobs"] = [self._token_json(*alternative) for alternative in logprob.top]
         return entry
 
