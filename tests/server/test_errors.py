@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from pydantic import ValidationError
 
 from cierzo import errors
 from cierzo.engine.request import TokenEvent
 from cierzo.server.config import ServerConfig
-from cierzo.server.error_responses import ERRORS
+from cierzo.server.error_responses import ERRORS, MAX_FAULTS, FieldErrors
+from cierzo.server.request_body import OFF_LOOP_BYTES
+from cierzo.server.schemas.chat import ChatCompletionRequest
 from tests.server.conftest import CONTEXT, scripted_model
-from tests.server.live import live_server
+from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body, chunks
 
@@ -37,6 +42,8 @@ def test_unknown_model(client: httpx.Client, engine: ScriptedEngine) -> None:
     data = check(client.post(CHAT, json=body(model="tinny")), 400, "invalid_model", "Invalid model")
     assert data["code"] == "1500"
     assert "did you mean tiny?" in data["message"]
+    long = check(client.post(CHAT, json=body(model="x" * 100_000)), 400, "invalid_model", "xx…")
+    assert len(long["message"]) < 200
 
 
 def test_unknown_route(client: httpx.Client) -> None:
@@ -64,6 +71,7 @@ def test_no_redirect_of_a_trailing_slash(client: httpx.Client) -> None:
 def test_not_json(client: httpx.Client, content: bytes) -> None:
     data = check(client.post(CHAT, content=content), 422, "invalid_request_error", "Invalid JSON")
     assert data["detail"][0]["type"] == "json_invalid"
+    assert data["detail"][0]["input"] == content.decode(errors="replace")
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'"text"', b"3"])
@@ -214,7 +222,9 @@ def test_more_messages_than_the_context_has_tokens(
     client: httpx.Client, engine: ScriptedEngine
 ) -> None:
     many = [{"role": "user", "content": ""}] * (CONTEXT + 1)
-    check(client.post(CHAT, json=body(messages=many)), 400, "invalid_request_prompt", "513 messages")
+    check(
+        client.post(CHAT, json=body(messages=many)), 400, "invalid_request_prompt", "513 messages"
+    )
     assert client.post(CHAT, json=body(messages=many[1:])).status_code == 200
 
 
@@ -232,3 +242,49 @@ def test_much_nonsense_has_a_short_answer(client: httpx.Client, content: bytes) 
     assert answer.status_code == 422
     assert len(answer.content) < 100_000
     assert len(answer.json()["detail"]) <= 100
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "x"}] * 1000},
+        {"messages": [{"role": "user", "content": [{"type": "x"}] * 1000}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{}] * 1000}]},
+        {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": [1] * 1000}]}]},
+        {"guardrails": [1] * 1000},
+        {"tools": [{"function": 1}] * 1000},
+        {"stop": [1] * 1000},
+        {"logit_bias": {str(i): [] for i in range(1000)}},
+    ],
+)
+def test_faults_are_not_counted_without_end(fields: dict[str, Any]) -> None:
+    """Even those that no answer would list hold the interpreter while they are built."""
+    try:
+        ChatCompletionRequest.model_validate_json(json.dumps(body(**fields)))
+    except ValidationError as error:
+        assert error.error_count() <= MAX_FAULTS
+
+
+def test_long_bodies_are_read_off_the_event_loop(
+    shared_server: LiveServer,
+    client: httpx.Client,
+    engine: ScriptedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    shown, built = ChatCompletionRequest.extra_fields, FieldErrors.from_pydantic
+
+    def extra_fields(body: ChatCompletionRequest, *, strict: bool) -> Iterator[Any]:
+        threads.append(threading.current_thread())
+        return shown(body, strict=strict)
+
+    def from_pydantic(error: ValidationError) -> FieldErrors:
+        threads.append(threading.current_thread())
+        return built(error)
+
+    monkeypatch.setattr(ChatCompletionRequest, "extra_fields", extra_fields)
+    monkeypatch.setattr(FieldErrors, "from_pydantic", from_pydantic)
+    long = {"x": "y" * 2 * OFF_LOOP_BYTES}
+    assert client.post(CHAT, json=body(metadata=long)).status_code == 200
+    assert client.post(CHAT, json=body(metadata=long, n="x")).status_code == 422
+    assert len(threads) == 2 and shared_server.thread not in threads

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from cierzo.server.request_body import read_body
+from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas.chat import FunctionName
 
 BODY = b'{"name": "weather"}'
@@ -21,7 +22,7 @@ def read(declared: str, max_bytes: int = 100) -> FunctionName:
 
     headers = [(b"content-length", declared.encode("latin-1"))]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    return asyncio.run(read_body(request, FunctionName, max_bytes))
+    return asyncio.run(read_body(request, partial(parse_json, schema=FunctionName), max_bytes))
 
 
 @pytest.mark.parametrize("declared", ["²", "-1", "x", "", "9" * 5000, "0"])

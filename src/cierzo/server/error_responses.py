@@ -7,6 +7,7 @@ carries its list of faults twice, as the live service has it and as a top-level
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -77,12 +78,15 @@ class FieldErrors(Exception):
 def _shortened(value: Any) -> Any:
     """A faulty value as it came; a long one as the beginning of its spelling. A megabyte of
     nonsense must not be answered by two."""
+    if isinstance(value, bytes):  # a body that is no JSON
+        value = value.decode(errors="replace")
     try:
         if len(orjson.dumps(value)) <= MAX_INPUT_CHARS:
             return value
-    except TypeError:  # bytes, or an integer of more than 64 bits
+    except TypeError:  # an integer of more than 64 bits
         pass
-    return repr(value)[:MAX_INPUT_CHARS] + "…"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:MAX_INPUT_CHARS] + "…"
 
 
 def json_response(

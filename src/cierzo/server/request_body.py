@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,15 +17,21 @@ from cierzo.server.schemas.common import WireModel
 OFF_LOOP_BYTES = 64 * 1024
 """A longer body is parsed on a thread, so that other streams keep their pace."""
 
+Parsed = TypeVar("Parsed")
 Schema = TypeVar("Schema", bound=WireModel)
 
 
-async def read_body(request: Request, schema: type[Schema], max_bytes: int) -> Schema:
-    """The body as a `schema`. Raises FieldErrors (422), HTTPException (413)."""
+async def read_body(request: Request, parse: Callable[[bytes], Parsed], max_bytes: int) -> Parsed:
+    """What `parse` makes of the body. Raises what `parse` does, and HTTPException (413)."""
     data = await _read_bytes(request, max_bytes)
+    if len(data) > OFF_LOOP_BYTES:
+        return await asyncio.to_thread(parse, data)
+    return parse(data)
+
+
+def parse_json(data: bytes, schema: type[Schema]) -> Schema:
+    """`data` as a `schema`. Raises FieldErrors (422)."""
     try:
-        if len(data) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(schema.model_validate_json, data)
         return schema.model_validate_json(data)
     except ValidationError as error:
         raise FieldErrors.from_pydantic(error) from None

@@ -10,6 +10,9 @@ from cierzo.errors import ModelNotFoundError, SettingError
 from cierzo.server.schemas.models import Capabilities, ModelCard
 from cierzo.server.text_model import Engine, TextModel
 
+MAX_SHOWN_CHARS = 100
+"""Of a name that is none of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -71,6 +74,8 @@ class ServedModels:
 
     def unknown(self, name: str) -> str:
         """What to say about a name that is none of ours."""
+        if len(name) > MAX_SHOWN_CHARS:
+            name = name[:MAX_SHOWN_CHARS] + "…"
         near = get_close_matches(name, self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "GET /v1/models lists those served here"
         return f"Invalid model: {name}; {hint}"

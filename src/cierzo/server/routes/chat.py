@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from starlette.requests import Request
@@ -14,9 +17,9 @@ from cierzo.errors import EngineError
 from cierzo.server import sse
 from cierzo.server.chat_request import PreparedChat, prepare_chat
 from cierzo.server.completion import ChoiceDelta, Usage, read_answers
-from cierzo.server.error_responses import FieldErrors, json_response
+from cierzo.server.error_responses import MAX_FAULTS, FieldErrors, json_response
 from cierzo.server.metrics import Metrics
-from cierzo.server.request_body import read_body
+from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.served_model import ServedModel
 
@@ -25,8 +28,8 @@ IGNORED_FIELDS_HEADER = "x-cierzo-ignored-fields"
 
 async def create_chat_completion(request: Request) -> Response:
     state = request.app.state
-    body = await read_body(request, ChatCompletionRequest, state.config.max_body_bytes)
-    headers = _check_extra_fields(body, strict=state.config.strict_fields)
+    parse = partial(_parse, strict=state.config.strict_fields)
+    body, headers = await read_body(request, parse, state.config.max_body_bytes)
     model: ServedModel = state.models.get(body.model)
     chat = await asyncio.to_thread(prepare_chat, body, model, request.state.request_id)
     answer = _Answer(model, body.model, chat, state.metrics)
@@ -62,10 +65,11 @@ class _Answer:
         reasons = ["aborted"] * n
         stream = self._model.engine.submit(self._chat.request)
         try:
-            async for delta in read_answers(stream, self._chat.plan, n, self._usage):
-                if delta.finish_reason is not None:
-                    reasons[delta.index] = delta.finish_reason
-                yield delta
+            async with aclosing(read_answers(stream, self._chat.plan, n, self._usage)) as deltas:
+                async for delta in deltas:
+                    if delta.finish_reason is not None:
+                        reasons[delta.index] = delta.finish_reason
+                    yield delta
         finally:
             stream.close()
             self._metrics.record(self._model.id, self._usage, reasons)
@@ -73,10 +77,11 @@ class _Answer:
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises EngineError when a choice ends in an error."""
         totals = [ChoiceDelta(index) for index in range(self._chat.request.params.n)]
-        async for delta in self._deltas():
-            if delta.finish_reason == "error":
-                raise EngineError(delta.error or "the engine stopped this request")
-            totals[delta.index].add(delta)
+        async with aclosing(self._deltas()) as deltas:
+            async for delta in deltas:
+                if delta.finish_reason == "error":
+                    raise EngineError(delta.error or "the engine stopped this request")
+                totals[delta.index].add(delta)
         choices = [_choice(total) for total in totals]
         return {**self._head, "choices": choices, "usage": self._usage.as_json()}
 
@@ -85,17 +90,18 @@ class _Answer:
         head = {**self._head, "object": "chat.completion.chunk"}
         num_running = self._chat.request.params.n
         has_begun = False
-        async for delta in self._deltas():
-            if not has_begun:
-                if delta.finish_reason == "error":  # nothing sent yet: a real HTTP error
-                    raise EngineError(delta.error or "the engine stopped this request")
-                has_begun = True
-                for index in range(num_running):
-                    yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
-            if delta.finish_reason is not None:
-                num_running -= 1
-            usage = self._usage.as_json() if num_running == 0 else None
-            yield sse.event({**head, "choices": [_delta_choice(delta)], "usage": usage})
+        async with aclosing(self._deltas()) as deltas:
+            async for delta in deltas:
+                if not has_begun:
+                    if delta.finish_reason == "error":  # nothing sent yet: a real HTTP error
+                        raise EngineError(delta.error or "the engine stopped this request")
+                    has_begun = True
+                    for index in range(num_running):
+                        yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
+                if delta.finish_reason is not None:
+                    num_running -= 1
+                usage = self._usage.as_json() if num_running == 0 else None
+                yield sse.event({**head, "choices": [_delta_choice(delta)], "usage": usage})
         yield sse.DONE
 
     def last_words(self, error: EngineError) -> bytes:
@@ -108,16 +114,17 @@ class _Answer:
         return sse.event({**head, "choices": choices, "usage": self._usage.as_json()}) + sse.DONE
 
 
-def _check_extra_fields(body: ChatCompletionRequest, *, strict: bool) -> dict[str, str]:
-    """Headers that name the ignored fields. Raises FieldErrors in strict mode."""
-    extras = list(body.extra_fields(strict=strict))
+def _parse(data: bytes, *, strict: bool) -> tuple[ChatCompletionRequest, dict[str, str]]:
+    """The request, and headers that name the fields it ignores. Raises FieldErrors."""
+    body = parse_json(data, ChatCompletionRequest)
+    extras = list(islice(body.extra_fields(strict=strict), MAX_FAULTS))
     if strict and extras:
         raise FieldErrors.from_extra_fields(extras)
     if not extras:
-        return {}
+        return body, {}
     names = ", ".join(".".join(map(str, location)) for location, _ in extras)
     # Escaped, since a name is the client's and a header must not take line breaks from it.
-    return {IGNORED_FIELDS_HEADER: names.encode("unicode_escape").decode()[:1024]}
+    return body, {IGNORED_FIELDS_HEADER: names.encode("unicode_escape").decode()[:1024]}
 
 
 def _choice(total: ChoiceDelta) -> dict[str, Any]:

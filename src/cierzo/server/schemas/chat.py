@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from cierzo.server.schemas.common import Location, RefusedModel, WireModel, extra_fields
+from cierzo.server.schemas.common import Items, Location, RefusedModel, WireModel, extra_fields
 
 MAX_TOOLS = 128
 MAX_CHOICES = 64
@@ -27,7 +27,7 @@ class ThinkingChunk(WireModel):
     """Reasoning text of an earlier answer."""
 
     type: Literal["thinking"]
-    thinking: list[TextChunk]
+    thinking: Items[TextChunk]
     signature: str | None = None
     closed: bool | None = True
 
@@ -48,7 +48,7 @@ class OtherChunk(RefusedModel):
 
 
 ContentChunk = Annotated[TextChunk | ThinkingChunk | OtherChunk, Field(discriminator="type")]
-Content = str | list[ContentChunk]
+Content = str | Items[ContentChunk]
 
 
 class FunctionCall(WireModel):
@@ -89,7 +89,7 @@ class AssistantMessage(BaseMessage):
     """With `prefix` (last message only) the answer starts with this content."""
 
     role: Literal["assistant"]
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     prefix: bool | None = False
 
 
@@ -186,14 +186,14 @@ class OpenAiFields(WireModel):
     stream_options: dict[str, Any] | None = None
     user: str | None = None
     store: bool | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None  # refused as a whole
 
 
 class ChatCompletionRequest(OpenAiFields):
     """The body of `POST /v1/chat/completions`. A null field is an absent one."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0.0, le=1.5)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
@@ -223,7 +223,7 @@ class ChatCompletionRequest(OpenAiFields):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    guardrails: list[dict[str, Any]] | None = None
+    guardrails: Items[dict[str, Any]] | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "standard_only", "default"] | None = None
     safe_prompt: bool | None = None

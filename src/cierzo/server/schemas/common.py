@@ -7,11 +7,16 @@ modes: `lenient` names them in a response header, `strict` answers 422.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Location = tuple[str | int, ...]
+
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True)]
+"""A list of any length, of which the first faulty item is reported: 600,000 reports would hold
+the interpreter, and every other stream, for seconds."""
 
 
 class WireModel(BaseModel):
