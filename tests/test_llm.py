@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cierzo import LLM, SamplingParams
+from cierzo import LLM, SamplingParams, kernels
 from cierzo.errors import (
     ContextOverflowError,
     EngineError,
@@ -180,6 +180,20 @@ def test_what_is_given_wins_over_settings(tiny_gguf: Path) -> None:
         LLM(tiny_gguf, max_model_len=513)
     with pytest.raises(ModelNotFoundError):
         LLM("no-such-model")
+
+
+def test_threads_are_the_processes(tiny_gguf: Path, llm: LLM) -> None:
+    in_use = kernels.num_threads()
+    with LLM(tiny_gguf, threads=in_use), LLM(tiny_gguf):
+        assert kernels.num_threads() == in_use
+    kernels.set_num_threads(3)
+    try:
+        with pytest.raises(SettingError, match="threads is 1, but a model still open .* on 3"):
+            LLM(tiny_gguf, threads=1)
+    finally:
+        kernels.set_num_threads(in_use)
+    with pytest.raises(SettingError, match="--threads is 0"):
+        LLM(tiny_gguf, threads=0, settings=load_settings())
 
 
 def test_a_closed_llm_says_so(tiny_gguf: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cierzo.errors import SettingError
+from cierzo.machine import allowed_cpus
 from cierzo.settings import Settings, load_settings, variable_of
 
 
@@ -42,3 +43,25 @@ def test_a_bad_value_is_quoted_with_its_origin(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("CIERZO_ISA")
     with pytest.raises(SettingError, match="--token-budget is 1: .*greater than or equal to 16"):
         load_settings({"token_budget": 1})
+
+
+def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = len(allowed_cpus())
+    assert load_settings({"threads": limit}).threads == limit
+    message = f"--threads is 5000: .*at most {limit}, the CPUs"
+    with pytest.raises(SettingError, match=message):
+        load_settings({"threads": 5000})
+    monkeypatch.setenv("CIERZO_THREADS", "5000")
+    with pytest.raises(SettingError, match="CIERZO_THREADS is '?5000"):
+        load_settings()
+
+
+def test_settings_over_settings_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_settings({"port": 9000, "token_budget": 64})
+    monkeypatch.setenv("CIERZO_PORT", "9001")  # base was resolved before
+    changed = load_settings({"threads": 1, "dtype": None}, base)
+    assert (changed.port, changed.token_budget, changed.threads) == (9000, 64, 1)
+    with pytest.raises(SettingError, match="--threads is 0"):
+        load_settings({"threads": 0}, base)
+    with pytest.raises(SettingError, match="--max-waiting is 0"):
+        load_settings({"max_waiting": 0})

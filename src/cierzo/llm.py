@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ from cierzo.engine import (
 )
 from cierzo.engine.memory import plan_kv_cache
 from cierzo.engine.request import is_integer, token_ids_of
-from cierzo.errors import ContextOverflowError, EngineError, RequestError
+from cierzo.errors import ContextOverflowError, EngineError, RequestError, SettingError
+from cierzo.kernels.setup import configure_kernels
 from cierzo.machine import free_memory_bytes
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
@@ -76,6 +78,8 @@ class LLM:
 
     `name_or_path` is a pulled model's name, a .gguf file, or a folder. What is not given comes
     from `settings`, or where these are None from the environment (CIERZO_*) and the defaults.
+    Threads and instruction set are the process's: every open LLM computes on the same, the latest
+    `isa` holds for all, and `threads` other than those of an LLM still open are refused.
     Raises ModelError and its kin, SettingError.
     """
 
@@ -89,14 +93,8 @@ class LLM:
         settings: Settings | None = None,
     ) -> None:
         given = {"dtype": dtype, "threads": threads, "max_model_len": max_model_len}
-        if settings is None:
-            settings = load_settings(given)
-        elif overriding := {name: value for name, value in given.items() if value is not None}:
-            settings = settings.model_copy(update=overriding)
-        if settings.isa is not None:
-            kernels.set_isa(settings.isa)
-        if settings.threads is not None:
-            kernels.set_num_threads(settings.threads)
+        settings = load_settings(given, base=settings)
+        configure_kernels(settings.isa, _threads_for(settings))
         source = hub.resolve(name_or_path, home=settings.home)
         folder = ensure_packed(source, settings.dtype, cache_dir=settings.home / "packed")
         packed = open_packed(folder)
@@ -112,7 +110,7 @@ class LLM:
         self.max_model_len = plan.max_model_len
         self.tokenizer: Tokenizer = load_tokenizer(folder)
         self._chat_prompt = ChatPrompt(self.tokenizer)
-        self._max_waiting = max(1, settings.max_waiting)
+        self._max_waiting = settings.max_waiting
         self.engine = Engine(
             Transformer(packed),
             EngineConfig(
@@ -124,6 +122,7 @@ class LLM:
                 prefix_caching=settings.prefix_caching,
             ),
         )
+        _open_llms.add(self)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
@@ -177,6 +176,7 @@ class LLM:
         """Stop the engine and free what the model holds. Idempotent."""
         self.engine.close()
         self._chat_prompt.close()
+        _open_llms.discard(self)
 
     def __enter__(self) -> LLM:
         return self
@@ -307,6 +307,22 @@ class _TextReader:
         return CompletionOutput(
             self._index, "".join(self._pieces), tuple(self._token_ids), self.finish_reason, logprobs
         )
+
+
+_open_llms: WeakSet[LLM] = WeakSet()
+
+
+def _threads_for(settings: Settings) -> int | None:
+    """The threads to set for one more LLM: what the open ones compute on, if there are any."""
+    if not _open_llms:
+        return settings.threads
+    in_use = kernels.num_threads()
+    if settings.threads not in (None, in_use):
+        raise SettingError(
+            f"threads is {settings.threads}, but a model still open in this process computes on "
+            f"{in_use}, and all share one pool; close it first, or ask for {in_use}"
+        )
+    return in_use
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+import os
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -25,3 +27,64 @@ def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
             continue
         free_bytes = min(free_bytes, max(0, limit_bytes - used_bytes + cached_bytes))
     return free_bytes
+
+
+def allowed_cpus() -> set[int]:
+    """The logical CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def physical_cores(cpus: set[int] | None = None, root: Path = Path("/")) -> int:
+    """Cores among `cpus` (default: the allowed ones), no more than the CPU quota pays for.
+
+    A CPU that does not say to which core it belongs counts as one.
+    """
+    cores = {_core_of(cpu, root) for cpu in (allowed_cpus() if cpus is None else cpus)}
+    return max(1, math.ceil(min(len(cores), _quota(root))))
+
+
+def _core_of(cpu: int, root: Path) -> tuple[str, str]:
+    """(package, core) of a CPU; hyperthreads of one core share it."""
+    topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+    try:
+        package = (topology / "physical_package_id").read_text().strip()
+        return package, (topology / "core_id").read_text().strip()
+    except OSError:
+        return "unknown", str(cpu)
+
+
+def _quota(root: Path) -> float:
+    """CPUs' worth of time that the control groups of this process allow; infinity: no limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        # In a container the path may be the host's, and only the mount's root exists.
+        group = PurePosixPath(path)
+        quotas += [_quota_of(mount / g.relative_to("/")) for g in (group, *group.parents)]
+    return min(quotas)
+
+
+def _quota_of(group: Path) -> float:
+    """The quota of one control group, version 2 or 1."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        cpus = int(quota) / int(period)  # version 2 says "max" for no limit, version 1 says -1
+    except (OSError, ValueError):
+        return math.inf
+    return cpus if cpus > 0 else math.inf

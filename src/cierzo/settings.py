@@ -12,10 +12,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cierzo.errors import SettingError
+from cierzo.machine import allowed_cpus
 
 PREFIX = "CIERZO_"
 
@@ -32,7 +34,9 @@ class Settings(BaseSettings):
         None, description="Instruction set of the kernels; unset: the best this processor has."
     )
     threads: int | None = Field(
-        None, ge=1, description="Kernel threads; unset: the physical cores this process may use."
+        None,
+        ge=1,
+        description="Kernel threads of the process; unset: the physical cores it may use.",
     )
     dtype: Literal["auto", "bf16", "int8", "int4"] = Field(
         "auto", description="Weights in memory; auto: as the file stores them."
@@ -62,23 +66,37 @@ class Settings(BaseSettings):
     max_running: int = Field(64, ge=1, description="Most sequences computed at the same time.")
     max_waiting: int = Field(
         512,
-        ge=0,
+        ge=1,
         description="Most requests waiting; past it the server answers 429 with Retry-After.",
     )
     prefix_caching: bool = Field(
         True, description="Reuse the KV cache of prompts that begin alike."
     )
 
+    @field_validator("threads")
+    @classmethod
+    def _have_cpus(cls, threads: int | None) -> int | None:
+        limit = len(allowed_cpus())
+        if threads is not None and threads > limit:
+            raise PydanticCustomError(
+                "too_many_threads",
+                "at most {limit}, the CPUs that this process may use",
+                {"limit": limit},
+            )
+        return threads
 
-def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+
+def load_settings(flags: Mapping[str, Any] | None = None, base: Settings | None = None) -> Settings:
     """The settings in force; `flags` are those given on the command line (None values: not given).
 
+    With `base`, settings resolved before, these stand in for the environment and the defaults.
     Raises SettingError for a value out of bounds and for a CIERZO_* variable that does not exist.
     """
-    _refuse_unknown_variables()
     given = {name: value for name, value in (flags or {}).items() if value is not None}
+    if base is None:
+        _refuse_unknown_variables()
     try:
-        settings = Settings(**given)
+        settings = Settings(**((base.model_dump() if base else {}) | given))
     except ValidationError as error:
         raise SettingError(_explain(error, given)) from error
     return settings.model_copy(update={"home": settings.home.expanduser()})

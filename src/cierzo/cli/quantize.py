@@ -24,9 +24,12 @@ def quantize(
     Works tensor by tensor: the memory needed is a small multiple of the largest tensor.
     """
     from cierzo.cli.obtain import obtain
+    from cierzo.kernels.setup import configure_kernels
     from cierzo.models.loading import quantize as write_quantized
 
-    source = obtain(model, options.settings_of(home=home).home)
+    settings = options.settings_of(home=home)
+    configure_kernels(settings.isa, settings.threads)
+    source = obtain(model, settings.home)
     with byte_progress("packing") as progress:
         folder = write_quantized(
             source, output, dtype, lambda done, total, name: progress(model, done, total)

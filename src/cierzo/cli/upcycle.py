@@ -27,9 +27,11 @@ def upcycle(
     and a test of the path.
     """
     from cierzo.cli.obtain import obtain
+    from cierzo.kernels.setup import configure_kernels
     from cierzo.models.upcycle import upcycle as write_upcycled
 
     settings = options.settings_of(dtype=dtype, home=home)
+    configure_kernels(settings.isa, settings.threads)
     source = obtain(model, settings.home)
     with byte_progress("packing") as progress:
         folder = write_upcycled(
