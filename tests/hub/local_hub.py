@@ -23,6 +23,7 @@ class LocalHub:
     """`repos` maps owner/name to its files; `ranges` logs the Range header of each request."""
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commit: str = COMMIT
     url: str = ""
     in_git: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
@@ -41,7 +42,12 @@ class LocalHub:
                 digest = hashlib.sha256(data).hexdigest()
                 sibling["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
             siblings.append(sibling)
-        return {"id": repo, "sha": COMMIT, "siblings": siblings, "tags": ["license:apache-2.0"]}
+        return {
+            "id": repo,
+            "sha": self.commit,
+            "siblings": siblings,
+            "tags": ["license:apache-2.0"],
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -61,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             repo, _, rest = path.partition("/resolve/")
             revision, _, name = rest.partition("/")
             self.hub.fetched.append(name)
-            assert revision == COMMIT
+            assert revision == self.hub.commit
             if name in self.hub.in_git:
                 self._file(f"{repo}/{name}")
             else:

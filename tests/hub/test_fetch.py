@@ -92,6 +92,35 @@ def test_an_abandoned_fetch_is_resumed_by_the_next_run(tiny: LocalHub, tmp_path:
     assert model.path.read_bytes() == WEIGHTS
 
 
+def test_two_revisions_are_never_mixed(tiny: LocalHub, tmp_path: Path) -> None:
+    tiny.cut_after = [len(b"{}"), len(b"{}"), 300_000, 0, 0, 0, 0]
+    tiny.repos[REPO] |= {"chat_template.jinja": b"{}"}
+    with pytest.raises(HubOfflineError):
+        pull(NAME, home=tmp_path, endpoint=tiny.url)
+    assert tiny.fetched[:3] == ["chat_template.jinja", "config.json", "model.safetensors"]
+    del tiny.repos[REPO]["chat_template.jinja"]
+    tiny.repos[REPO] |= {"config.json": b"[]", "model.safetensors": WEIGHTS[::-1]}
+    tiny.commit = "d" * 40
+    tiny.cut_after.clear()
+    folder = pull(NAME, home=tmp_path, endpoint=tiny.url).folder
+    assert (folder / "config.json").read_bytes() == b"[]"
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
+    assert not (folder / "chat_template.jinja").exists(), "the new revision has none"
+
+
+def test_what_a_new_revision_left_alone_is_not_fetched_again(
+    tiny: LocalHub, tmp_path: Path
+) -> None:
+    tiny.cut_after = [len(b"{}"), 300_000, 0, 0, 0, 0]
+    with pytest.raises(HubOfflineError):
+        pull(NAME, home=tmp_path, endpoint=tiny.url)
+    tiny.ranges.clear()
+    tiny.cut_after.clear()
+    tiny.commit = "d" * 40
+    pull(NAME, home=tmp_path, endpoint=tiny.url)
+    assert tiny.ranges == [("model.safetensors", "bytes=300000-"), ("tokenizer.json", None)]
+
+
 def test_a_server_without_ranges_is_started_over(tiny: LocalHub, tmp_path: Path) -> None:
     tiny.cut_after = [300_000]
     tiny.ignore_ranges = True

