@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from threading import Event, Thread
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cierzo.config import EngineConfig
-from cierzo.engine import Engine, SamplingParams, TokenEvent
+from cierzo.engine import Engine, GenerationRequest, SamplingParams, TokenEvent
+from cierzo.engine.core import Events
 from cierzo.errors import (
     ContextOverflowError,
     EngineStoppedError,
@@ -52,6 +54,11 @@ def running(model: FakeModel | None = None, **config: Any) -> Iterator[Engine]:
         yield engine
     finally:
         engine.close()
+
+
+def settle(engine: Engine) -> None:
+    """Wait until the engine has done what was asked of it before."""
+    engine._call(lambda: None)
 
 
 def tokens_of(events: list[TokenEvent]) -> list[int]:
@@ -117,7 +124,7 @@ def test_closing_a_stream_frees_its_blocks_within_a_step() -> None:
         stream.close()
         assert list(stream) == []
         model.gate.set()
-        assert engine.drain(timeout_s=5)
+        settle(engine)
         assert engine.stats().num_free_blocks == 64
 
 
@@ -150,8 +157,39 @@ def test_closing_one_of_several_sequences_leaves_the_others() -> None:
             if event.index == 1 and len(partial[1]) == 5:
                 stream.close(index=1)
         assert partial == whole | {1: whole[1][:5]}
-        assert engine.drain(timeout_s=5)
+        settle(engine)
         assert engine.stats().num_free_blocks == 128
+
+
+def test_requests_on_their_way_into_the_queue_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GatedModel()
+    model.gate.clear()
+    with running(model, max_waiting=2, max_running=1) as engine:
+        streams = [engine.submit(make_request(prompt_of(5)))]
+        assert model.entered.wait(5)
+        streams += [engine.submit(make_request(prompt_of(5))) for _ in range(2)]
+        add, errors = engine._core.add, Queue[QueueFullError]()
+
+        def submit() -> None:
+            try:
+                engine.submit(make_request(prompt_of(5)))
+            except QueueFullError as error:
+                errors.put(error)
+
+        def add_beside_a_third(arrival: int, request: GenerationRequest) -> Events:
+            monkeypatch.undo()
+            model.gate.clear()
+            third.start()
+            third.join(0.05)  # with the queue locked it waits, without it gets in
+            return add(arrival, request)
+
+        third = Thread(target=submit)
+        monkeypatch.setattr(engine._core, "add", add_beside_a_third)
+        model.gate.set()
+        assert "2 requests are waiting" in str(errors.get(timeout=5))
+        model.gate.set()
+        for stream in streams:
+            assert len(list(stream)) == 20
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
@@ -191,19 +229,6 @@ def test_a_fault_of_the_engine_itself_hangs_nobody(monkeypatch: pytest.MonkeyPat
         assert event.finish_reason == "error" and "ZeroDivisionError" in (event.error or "")
         monkeypatch.setattr(engine._core.scheduler, "schedule", schedule)
         assert len(list(engine.submit(make_request(prompt_of(5))))) == 20
-
-
-def test_drain_finishes_what_runs_and_takes_no_more() -> None:
-    model = GatedModel()
-    model.gate.clear()
-    with running(model) as engine:
-        stream = engine.submit(make_request(prompt_of(5)))
-        assert not engine.drain(timeout_s=0.01)
-        with pytest.raises(EngineStoppedError, match="takes no new requests"):
-            engine.submit(make_request(prompt_of(5)))
-        model.gate.set()
-        assert engine.drain(timeout_s=5)
-        assert len(list(stream)) == 20
 
 
 def test_close_ends_streams_with_an_error() -> None:
@@ -311,7 +336,7 @@ def test_many_threads_that_come_and_go_leave_nothing_behind() -> None:
             thread.start()
         for thread in threads:
             thread.join(20)
-        assert engine.drain(timeout_s=5)
+        settle(engine)
         assert wrong == []
         assert engine.stats().num_free_blocks == 24
         assert engine.stats().num_waiting == engine.stats().num_running == 0

@@ -44,7 +44,6 @@ class Engine:
         self._streams: dict[int, TokenStream] = {}
         self._num_submitted = 0
         self._num_unqueued = 0  # requests still in the inbox
-        self._is_draining = False
         self._is_stopping = False
         self._pace = _Pace()
         self._thread = Thread(target=self._run, name="cierzo-engine", daemon=True)
@@ -59,8 +58,8 @@ class Engine:
         """
         self._core.check(request)
         with self._changed:
-            if self._is_draining:
-                raise EngineStoppedError("the engine is shutting down and takes no new requests")
+            if self._is_stopping:
+                raise EngineStoppedError("the engine is stopped and takes no new requests")
             num_waiting = self._core.scheduler.num_waiting + self._num_unqueued
             if num_waiting >= self._max_waiting:
                 raise QueueFullError(
@@ -73,7 +72,7 @@ class Engine:
             self._num_unqueued += 1
             stream = TokenStream(request.params.n, lambda index: self._abort(arrival, index))
             self._streams[arrival] = stream
-            self._post(lambda: self._core.add(arrival, request))
+            self._post(lambda: self._add(arrival, request))
         return stream
 
     def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -92,19 +91,10 @@ class Engine:
         """True while the engine's thread computes what it is given."""
         return self._thread.is_alive() and not self._is_stopping
 
-    def drain(self, timeout_s: float) -> bool:
-        """Take no new requests; wait for those there are. False when some outlast `timeout_s`."""
-        deadline = monotonic() + timeout_s
-        with self._changed:
-            self._is_draining = True
-            while self._streams and (left_s := deadline - monotonic()) > 0:
-                self._changed.wait(left_s)
-            return not self._streams
-
     def close(self) -> None:
         """Stop after the current step; what still runs ends with an error event. Idempotent."""
         with self._changed:
-            self._is_draining = self._is_stopping = True
+            self._is_stopping = True
             self._changed.notify_all()
         self._thread.join()
         atexit.unregister(self.close)
@@ -125,10 +115,14 @@ class Engine:
             while not (self._inbox or self._core.has_work or self._is_stopping):
                 self._changed.wait()
             inbox, self._inbox = self._inbox, []
-            self._num_unqueued = 0
         for act in inbox:
             self._deliver(act())
         return not self._is_stopping
+
+    def _add(self, arrival: int, request: GenerationRequest) -> Events:
+        with self._changed:  # at no moment is a request counted neither here nor there
+            self._num_unqueued -= 1
+            return self._core.add(arrival, request)
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run `function` on the engine's thread, where it may use the model.
@@ -183,7 +177,6 @@ class Engine:
         with self._changed:
             for arrival in over:
                 self._streams.pop(arrival, None)
-            self._changed.notify_all()
 
 
 class _Pace:
