@@ -40,12 +40,7 @@ class Sampler:
 
         Also fills in the prompt logprobs whose rows follow.
         """
-        _add_prompt_logprobs(batch, logits)
-        reports = {
-            row: Report(logits, row, sequence.params.logprobs)
-            for row, sequence in enumerate(batch.due)
-            if sequence.params.logprobs is not None
-        }
+        reports = _reports(batch, logits)
         errors = {
             row: error
             for row, sequence in enumerate(batch.due)
@@ -66,10 +61,9 @@ class Sampler:
 class Report:
     """The unmodified distribution of one row, kept until its token is known."""
 
-    def __init__(self, logits: Tensor, row: int, num_top: int) -> None:
+    def __init__(self, logits: Tensor, row: int, log_sum: float, num_top: int) -> None:
         self._values = logits.numpy()[row].copy()
-        peak = self._values.max()
-        self._log_sum = float(peak + np.log(np.exp(self._values - peak).sum(dtype=np.float64)))
+        self._log_sum = log_sum
         self._top: tuple[tuple[int, float], ...] = ()
         if num_top > 0:
             ids, values = kernels.top_k(logits, row, min(num_top, logits.cols))
@@ -172,12 +166,19 @@ def _advance(sequence: Sequence, token_id: int) -> tuple[str | None, bool]:
         return f"the grammar failed: {error}", False
 
 
-def _add_prompt_logprobs(batch: Batch, logits: Tensor) -> None:
+def _reports(batch: Batch, logits: Tensor) -> dict[int, Report]:
+    """The due rows' reports, where asked for. Fills in the prompt logprobs on the way."""
+    asked = {row: num for row, s in enumerate(batch.due) if (num := s.params.logprobs) is not None}
+    if not asked and not batch.prompt_rows:
+        return {}
+    log_sums: list[float] = kernels.logsumexp(logits).tolist()
     row = len(batch.due)
     for sequence, count in batch.prompt_rows:
         num_top = sequence.params.prompt_logprobs
         assert num_top is not None
         for _ in range(count):
             token_id = int(sequence.token_ids[len(sequence.prompt_logprobs)])
-            sequence.prompt_logprobs.append(Report(logits, row, num_top).of(token_id))
+            report = Report(logits, row, log_sums[row], num_top)
+            sequence.prompt_logprobs.append(report.of(token_id))
             row += 1
+    return {row: Report(logits, row, log_sums[row], num) for row, num in asked.items()}
