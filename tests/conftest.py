@@ -22,6 +22,6 @@ def pytest_configure() -> None:
 def default_model_path() -> Path:
     """The default model, fetched once per machine; skipped only where there is no network."""
     try:
-        return hub.pull(hub.DEFAULT_MODEL).path
+        return hub.pull(hub.DEFAULT_MODEL, home=load_settings().home).path
     except HubOfflineError as error:
         pytest.skip(f"the default model is not here and cannot be fetched: {error}")

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": _NOUNS | {"kernels"},
     "engine": _ENGINE,
     "tokenizer": _NOUNS,
-    "hub": _NOUNS | {"settings"},
+    "hub": _NOUNS,
     "llm": _ENGINE | {"engine", "tokenizer", "hub", "settings"},
     "server": _ENGINE | {"engine", "tokenizer"},
     "cli": _ENGINE | {"engine", "tokenizer", "hub", "settings", "llm", "server"},

@@ -28,8 +28,8 @@ def test_models_are_listed_by_name(tmp_path: Path) -> None:
 def test_a_path_is_itself(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.touch()
-    assert resolve(file) == file
-    assert resolve(str(tmp_path)) == tmp_path
+    assert resolve(file, home=tmp_path) == file
+    assert resolve(str(tmp_path), home=tmp_path) == tmp_path
 
 
 def test_remove_takes_the_packed_copy_too(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cierzo import hub
 from cierzo.models.loading import ensure_packed
+from cierzo.settings import load_settings
 from cierzo.tokenizer.tokenizer import load_tokenizer
 from tests.oracle import default_model
 from tests.oracle.cases import CASES, GOLD_FILE, GOLD_ROWS, TOKEN_IDS, fingerprint
@@ -63,7 +64,7 @@ def tiny_gold(oracle_python: str, scratch: Path) -> Gold:
 
 def default_model_gold(oracle_python: str, scratch: Path) -> Gold:
     """Token ids of the text, and the oracle's best alternatives after each."""
-    path = hub.pull(hub.DEFAULT_MODEL).path
+    path = hub.pull(hub.DEFAULT_MODEL, home=load_settings().home).path
     token_ids = default_model_tokens(path)
     (logits,) = ask_oracle(oracle_python, {"default": path}, token_ids, scratch).values()
     ids, logprobs = default_model.best_alternatives(logits)

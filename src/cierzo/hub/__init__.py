@@ -24,7 +24,7 @@ __all__ = [
 
 
 def pull(
-    name: str, progress: Progress = quiet, *, home: Path | None = None, endpoint: str | None = None
+    name: str, progress: Progress = quiet, *, home: Path, endpoint: str | None = None
 ) -> PulledModel:
     """Fetch `name` unless it is here already; see `fetch.fetch` for what it raises.
 

@@ -55,7 +55,7 @@ class _Repository:
 
 
 def fetch(
-    name: str, progress: Progress = quiet, *, home: Path | None = None, endpoint: str | None = None
+    name: str, progress: Progress = quiet, *, home: Path, endpoint: str | None = None
 ) -> PulledModel:
     """Fetch `name` unless it is here already, checked by size and hash; a cut fetch is continued.
 

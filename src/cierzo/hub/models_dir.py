@@ -17,7 +17,6 @@ from pathlib import Path
 
 from cierzo.errors import ModelFileError, ModelNotFoundError
 from cierzo.hub.catalogue import CATALOGUE, find_entry
-from cierzo.settings import load_settings
 
 RECORD_NAME = "cierzo-model.json"
 
@@ -43,12 +42,12 @@ class PulledModel:
         return sum(self.files.values())
 
 
-def models_dir(home: Path | None = None) -> Path:
-    """Where models are kept, under `home` (None: the setting CIERZO_HOME)."""
-    return (load_settings().home if home is None else home) / "models"
+def models_dir(home: Path) -> Path:
+    """Where models are kept, under `home` (the setting of that name, resolved by the caller)."""
+    return home / "models"
 
 
-def folder_of(name: str, home: Path | None = None) -> Path:
+def folder_of(name: str, home: Path) -> Path:
     """The folder a model of this name is fetched into, whether or not it is there."""
     return models_dir(home) / (re.sub(r"[/:]", "--", name).lstrip(".") or "unnamed")
 
@@ -61,19 +60,19 @@ def write_record(model: PulledModel) -> None:
     part.replace(model.folder / RECORD_NAME)
 
 
-def find_model(name: str, home: Path | None = None) -> PulledModel | None:
+def find_model(name: str, home: Path) -> PulledModel | None:
     """The pulled model of this name, or None."""
     folder = folder_of(name, home)
     return _read_record(folder) if (folder / RECORD_NAME).is_file() else None
 
 
-def list_models(home: Path | None = None) -> list[PulledModel]:
+def list_models(home: Path) -> list[PulledModel]:
     """Every pulled model, by name."""
     records = sorted(models_dir(home).glob(f"*/{RECORD_NAME}"))
     return sorted((_read_record(record.parent) for record in records), key=lambda m: m.name)
 
 
-def remove(name: str, home: Path | None = None) -> int:
+def remove(name: str, home: Path) -> int:
     """Delete a pulled model, its packed copy and any unfinished fetch of it; the bytes freed.
 
     Raises ModelNotFoundError when nothing of that name is on this disk.
@@ -88,7 +87,7 @@ def remove(name: str, home: Path | None = None) -> int:
     return freed
 
 
-def resolve(name_or_path: str | Path, *, home: Path | None = None) -> Path:
+def resolve(name_or_path: str | Path, *, home: Path) -> Path:
     """The file or folder to load for a path, a catalogue name or a pulled name. Never fetches.
 
     Raises ModelNotFoundError, which lists what there is.
@@ -115,17 +114,17 @@ def resolve(name_or_path: str | Path, *, home: Path | None = None) -> Path:
     raise ModelNotFoundError(f"no model {name!r}{_nearest(name, home)}; {_what_there_is(home)}")
 
 
-def _nearest(name: str, home: Path | None) -> str:
+def _nearest(name: str, home: Path) -> str:
     known = [*CATALOGUE, *(model.name for model in list_models(home))]
     near = get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _pulled_names(home: Path | None) -> str:
+def _pulled_names(home: Path) -> str:
     return ", ".join(model.name for model in list_models(home)) or "none"
 
 
-def _what_there_is(home: Path | None) -> str:
+def _what_there_is(home: Path) -> str:
     known = f"{', '.join(CATALOGUE)}, or any hf:owner/repo[:file]"
     return f"on this machine: {_pulled_names(home)}; to pull: {known}"
 
