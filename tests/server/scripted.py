@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.server.schemas.chat import ChatCompletionRequest
-from cierzo.server.text_model import ChatPrompt
+from cierzo.server.text_model import PreparedPrompt
 from cierzo.tokenizer.messages import parse_messages
 
 BOS, EOS, TOOL_CALLS, THINK, END_THINK = range(256, 261)
@@ -95,10 +95,10 @@ class ByteTextModel:
     def __init__(self) -> None:
         self.tokenizer = ByteTokenizer()
 
-    def prompt(self, request: ChatCompletionRequest) -> ChatPrompt:
+    def prompt(self, request: ChatCompletionRequest) -> PreparedPrompt:
         messages = parse_messages([m.model_dump(exclude_none=True) for m in request.messages])
         text = "".join(message.text for message in messages)
-        return ChatPrompt(
+        return PreparedPrompt(
             token_ids=(BOS, *text.encode()),
             stop_token_ids=frozenset({EOS}),
             constraint=None,
@@ -119,8 +119,11 @@ Script = Sequence[int | str | float | Exception | TokenEvent]
 class Stats:
     num_running: int = 0
     num_waiting: int = 0
-    num_steps: int = 0
     kv_cache_usage: float = 0.0
+    num_preempted: int = 3
+    num_steps: int = 0
+    num_computed_tokens: int = 0
+    total_step_s: float = 0.0
 
 
 @dataclass

@@ -63,6 +63,7 @@ def test_metrics(client: httpx.Client, engine: ScriptedEngine) -> None:
     assert {name: value(name) - before[name] for name in names} == names
     text = client.get("/metrics").text
     assert 'cierzo_num_requests_running{model="tiny"} 0.0' in text
+    assert 'cierzo_num_preemptions_total{model="tiny"} 3.0' in text
     assert 'route="/v1/chat/completions",status="200"' in text
     client.get("/v1/secret-path")
     assert "secret-path" not in client.get("/metrics").text

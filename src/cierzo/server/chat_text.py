@@ -10,8 +10,8 @@ from typing import Any
 from cierzo.engine.request import LogitsConstraint
 from cierzo.errors import GrammarError
 from cierzo.server.schemas.chat import ChatCompletionRequest, NamedToolChoice
-from cierzo.server.text_model import ChatPrompt
-from cierzo.tokenizer import chat_prompt
+from cierzo.server.text_model import PreparedPrompt
+from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.grammar import GrammarCompiler
 from cierzo.tokenizer.messages import parse_tools
 from cierzo.tokenizer.tokenizer import Tokenizer
@@ -31,14 +31,14 @@ class ChatText:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.tokenizer = tokenizer
-        self._prompt = chat_prompt.ChatPrompt(tokenizer)
+        self._prompt = ChatPrompt(tokenizer)
         self._grammars = GrammarCompiler(tokenizer, vocab_size)
 
     @property
     def can_call_tools(self) -> bool:
         return self._prompt.tool_format is not ToolFormat.NONE
 
-    def prompt(self, request: ChatCompletionRequest) -> ChatPrompt:
+    def prompt(self, request: ChatCompletionRequest) -> PreparedPrompt:
         """The conversation as tokens, the grammar compiled. Raises PromptError, RequestError."""
         tools = [tool.model_dump() for tool in request.tools or ()]
         token_ids = self._prompt.encode(
@@ -48,7 +48,7 @@ class ChatText:
             prompt_mode=request.prompt_mode,
             response_format=_response_format(request),
         )
-        return ChatPrompt(
+        return PreparedPrompt(
             token_ids=tuple(token_ids),
             stop_token_ids=self.tokenizer.eos_ids,
             constraint=self._constraint(request, tools),

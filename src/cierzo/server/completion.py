@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cierzo.engine.request import TokenEvent, TokenLogprob
-from cierzo.server.text_model import TokenStream, ToolCall, ToolCallParser
+from cierzo.server.text_model import TokenStream, ToolCallParser, WrittenCall
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
 from cierzo.tokenizer.tokenizer import Tokenizer
@@ -170,7 +170,7 @@ class ChoiceReader:
                 self._end(delta, "stop")
         delta.text += text
 
-    def _add_tool_calls(self, delta: ChoiceDelta, calls: Sequence[ToolCall]) -> None:
+    def _add_tool_calls(self, delta: ChoiceDelta, calls: Sequence[WrittenCall]) -> None:
         for call in calls:
             if self._num_tool_calls and not self._plan.parallel_tool_calls:
                 break

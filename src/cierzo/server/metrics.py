@@ -1,6 +1,6 @@
 """What the server counts, under the names that the field's dashboards look for.
 
-One registry per app, no globals. Gauges are read from the engines when scraped.
+One registry per app, no globals. The engines' own numbers are read when scraped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -19,13 +19,26 @@ from cierzo.server.served_model import ServedModels
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
+# (field of the engine's stats, kind, name, help)
+ENGINE_METRICS: tuple[
+    tuple[str, type[GaugeMetricFamily] | type[CounterMetricFamily], str, str], ...
+] = (
+    ("num_running", GaugeMetricFamily, "num_requests_running", "Sequences being computed"),
+    ("num_waiting", GaugeMetricFamily, "num_requests_waiting", "Sequences queued"),
+    ("kv_cache_usage", GaugeMetricFamily, "kv_cache_usage_ratio", "Share of KV blocks in use"),
+    ("num_preempted", CounterMetricFamily, "num_preemptions", "Sequences put back for lack of KV"),
+    ("num_steps", CounterMetricFamily, "engine_steps", "Steps of the engine"),
+    ("total_step_s", CounterMetricFamily, "engine_step_seconds", "Time spent in steps"),
+    ("num_computed_tokens", CounterMetricFamily, "computed_tokens", "Positions computed in steps"),
+)
+
 
 class Metrics:
     """All of one server's metrics."""
 
     def __init__(self, models: ServedModels) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_EngineGauges(models))
+        self.registry.register(_EngineMetrics(models))
         self.http_requests = Counter(
             "cierzo_http_requests",
             "HTTP requests answered",
@@ -82,26 +95,16 @@ class Metrics:
         )
 
 
-class _EngineGauges(Collector):
-    """The engines' state at the moment of the scrape."""
+class _EngineMetrics(Collector):
+    """The engines' own numbers at the moment of the scrape."""
 
     def __init__(self, models: ServedModels) -> None:
         self._models = models
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        families = {
-            "num_running": GaugeMetricFamily(
-                "cierzo_num_requests_running", "Sequences being computed", labels=["model"]
-            ),
-            "num_waiting": GaugeMetricFamily(
-                "cierzo_num_requests_waiting", "Sequences queued", labels=["model"]
-            ),
-            "kv_cache_usage": GaugeMetricFamily(
-                "cierzo_kv_cache_usage_ratio", "Share of KV blocks in use", labels=["model"]
-            ),
-        }
-        for model in self._models:
-            stats = model.engine.stats()
-            for name, family in families.items():
-                family.add_metric([model.id], float(getattr(stats, name)))
-        yield from families.values()
+    def collect(self) -> Iterator[Metric]:
+        stats = [(model.id, model.engine.stats()) for model in self._models]
+        for field, kind, name, text in ENGINE_METRICS:
+            family = kind(f"cierzo_{name}", text, labels=["model"])
+            for model_id, of_model in stats:
+                family.add_metric([model_id], float(getattr(of_model, field)))
+            yield family

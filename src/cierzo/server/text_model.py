@@ -25,12 +25,15 @@ class TokenStream(Protocol):
 
 
 class EngineStats(Protocol):
-    """Sequences now running and waiting, steps taken, and the share of KV blocks in use."""
+    """Sequences now running and waiting, the share of KV blocks in use; totals since the start."""
 
     num_running: int
     num_waiting: int
-    num_steps: int
     kv_cache_usage: float
+    num_preempted: int
+    num_steps: int
+    num_computed_tokens: int
+    total_step_s: float
 
 
 class Engine(Protocol):
@@ -47,7 +50,7 @@ class Engine(Protocol):
         """Stop; what still runs ends with an error event. Waits for the engine's thread."""
 
 
-class ToolCall(Protocol):
+class WrittenCall(Protocol):
     """A call that the model wrote; `arguments` is a JSON object as text."""
 
     @property
@@ -63,13 +66,13 @@ class ToolCall(Protocol):
 class ToolCallParser(Protocol):
     """Separates one answer's text from its tool calls, token by token."""
 
-    def add(self, token_id: int, text: str) -> tuple[str, Sequence[ToolCall]]: ...
+    def add(self, token_id: int, text: str) -> tuple[str, Sequence[WrittenCall]]: ...
 
-    def flush(self) -> tuple[str, Sequence[ToolCall]]: ...
+    def flush(self) -> tuple[str, Sequence[WrittenCall]]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ChatPrompt:
+class PreparedPrompt:
     """A conversation turned into tokens, and what its answer must and may be."""
 
     token_ids: tuple[int, ...]
@@ -84,7 +87,7 @@ class TextModel(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def prompt(self, request: ChatCompletionRequest) -> ChatPrompt:
+    def prompt(self, request: ChatCompletionRequest) -> PreparedPrompt:
         """Slow (template, grammar): called off the event loop. Raises PromptError, RequestError."""
 
     def tool_call_parser(self) -> ToolCallParser: ...

@@ -56,7 +56,7 @@ class FunctionCall(WireModel):
     arguments: str | dict[str, Any] = ""
 
 
-class ToolCall(WireModel):
+class ToolCallIn(WireModel):
     id: str = "null"
     type: Literal["function"] = "function"
     index: int | None = 0
@@ -89,7 +89,7 @@ class AssistantMessage(BaseMessage):
     """With `prefix` (last message only) the answer starts with this content."""
 
     role: Literal["assistant"]
-    tool_calls: Items[ToolCall] | None = None
+    tool_calls: Items[ToolCallIn] | None = None
     prefix: bool | None = False
 
 
