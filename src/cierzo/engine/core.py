@@ -28,19 +28,15 @@ Events = list[tuple[int, TokenEvent]]
 @dataclass(slots=True)
 class EngineStats:
     """The engine at one moment. `num_running` and `num_waiting` count sequences; the other
-    counts but blocks are totals since the start. `kv_cache_usage` is a share of the blocks."""
+    numbers are totals since the start, but for the free blocks and the share of those in use."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_preempted: int = 0
     num_steps: int = 0
     num_computed_tokens: int = 0
-    num_cached_tokens: int = 0
-    num_completion_tokens: int = 0
-    num_blocks: int = 0
     num_free_blocks: int = 0
     kv_cache_usage: float = 0.0
-    last_step_s: float = 0.0
     total_step_s: float = 0.0
 
 
@@ -161,8 +157,6 @@ class EngineCore:
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting,
             num_preempted=scheduler.num_preempted,
-            num_cached_tokens=scheduler.num_cached_tokens,
-            num_blocks=pool.num_blocks,
             num_free_blocks=pool.num_free,
             kv_cache_usage=1 - pool.num_free / pool.num_blocks,
         )
@@ -198,6 +192,4 @@ class EngineCore:
         stats = self._stats
         stats.num_steps += 1
         stats.num_computed_tokens += batch.num_tokens
-        stats.num_completion_tokens += len(batch.due)
-        stats.last_step_s = step_s
         stats.total_step_s += step_s

@@ -47,7 +47,6 @@ class Scheduler:
         self.waiting: dict[str, list[Sequence]] = {}  # next workspace first, then oldest first
         self.num_waiting = 0
         self.num_preempted = 0
-        self.num_cached_tokens = 0
         self._refused: tuple[Sequence, int] | None = None  # and the blocks there were for it
 
     @property
@@ -153,7 +152,6 @@ class Scheduler:
         if self._refused is not None and self._refused[0] is sequence and self._refused[1] >= room:
             return False  # nothing was freed since; do not walk its prefix again
         self._hold_prefix(sequence)
-        num_reused_tokens = sequence.num_computed_tokens
         if self.blocks_to_hold(sequence.num_tokens) - sequence.num_live_blocks + promised > (
             self.pool.num_free
         ):
@@ -162,8 +160,7 @@ class Scheduler:
             return False
         self._refused = None
         if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = num_reused_tokens
-            self.num_cached_tokens += num_reused_tokens
+            sequence.num_cached_tokens = sequence.num_computed_tokens
         self.waiting[sequence.workspace].remove(sequence)
         self.num_waiting -= 1
         insort(self.running, sequence, key=_age)
