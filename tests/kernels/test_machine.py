@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -88,6 +90,22 @@ def test_threads_come_and_go() -> None:
         assert num_threads() == n
         matmul(out, x, weight.packed)
         np.testing.assert_array_equal(out.numpy(), expected)
+
+
+def test_other_work_on_the_cores_changes_no_bit() -> None:
+    weight = random_weight("int4", False, 256, 1024)
+    x, out = Tensor.from_numpy(normal(1, 4, 1024)), Tensor(4, 256)
+    set_num_threads(1)
+    matmul(out, x, weight.packed)
+    expected = out.numpy().copy()
+    set_num_threads(3)  # whose teams now change from product to product
+    with ExitStack() as stack:
+        for _ in range(4):
+            busy = stack.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+            stack.callback(busy.kill)
+        for _ in range(100):
+            matmul(out, x, weight.packed)
+            np.testing.assert_array_equal(out.numpy(), expected)
 
 
 def test_ops_from_several_python_threads_take_turns() -> None:
