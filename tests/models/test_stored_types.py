@@ -57,6 +57,18 @@ def test_a_scale_too_large_for_an_affine_minimum_is_visible() -> None:
     assert groups.minimums is not None and np.isinf(groups.minimums).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("filling", [0x7D, 0x7B, 0xFF], ids=["signalling", "huge", "quiet"])
+@pytest.mark.parametrize("name", STORED_TYPES)
+def test_damage_is_read_in_silence(name: str, filling: int) -> None:
+    """The packer refuses what is not finite; a warning before that would only hide it."""
+    stored = STORED_TYPES[name]
+    raw = np.full((2, stored.row_nbytes(512)), filling, np.uint8)
+    stored.float_rows(raw)
+    if stored.groups is not None:
+        stored.group_rows(raw).as_affine()
+
+
 def test_bf16_rounds_to_nearest_even() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.14159, np.inf, 0.0], np.float32)
     expected = np.array([1.0, 1.0, 1.015625, -3.140625, np.inf, 0.0], np.float32)

@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from cierzo.errors import ModelFileError, UnsupportedModelError
-from cierzo.models.stored_types import STORED_TYPES, Bytes, Float32, Groups, StoredType
+from cierzo.models.stored_types import (
+    STORED_TYPES,
+    Bytes,
+    Float32,
+    Groups,
+    StoredType,
+    may_not_be_finite,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class StoredTensor:
         """Whether `group_rows` works: the format maps to groups of 32."""
         return self.stored_type.groups is not None
 
+    @may_not_be_finite
     def float_rows(self, start: int, stop: int) -> Float32:
         """float32 [stop − start, n_in]."""
         rows = self.stored_type.float_rows(self._raw(start, stop))

@@ -20,6 +20,10 @@ Bytes = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
 
+may_not_be_finite = np.errstate(over="ignore", invalid="ignore")
+"""Decorates what reads numbers from files. The packer refuses those that are not finite, by name:
+NumPy's warnings on the way there would only hide that."""
+
 _NIBBLE = np.uint8(0x0F)
 
 
@@ -55,6 +59,7 @@ class Groups:
         shift = 0 if self.minimums is not None else 128 - 8
         return Groups(self.values + np.uint8(shift), self.scales, self.minimums, 8)
 
+    @may_not_be_finite
     def as_affine(self) -> Groups:
         """The same weights with explicit minimums; exact, as the zero point is a power of 2.
 
@@ -63,8 +68,7 @@ class Groups:
         """
         if self.minimums is not None:
             return self
-        with np.errstate(over="ignore"):
-            minimums = self.scales * np.float16(-(1 << (self.bits - 1)))
+        minimums = self.scales * np.float16(-(1 << (self.bits - 1)))
         return Groups(self.values, self.scales, minimums, self.bits)
 
     def take(self, order: NDArray[np.int64]) -> Groups:
@@ -94,11 +98,13 @@ class StoredType:
         """Bytes of a row of `n_in` numbers; `n_in` must be whole blocks."""
         return n_in // self.block_size * self.block_nbytes
 
+    @may_not_be_finite
     def float_rows(self, raw: Bytes) -> Float32:
-        """raw rows uint8 [n, row_nbytes] → float32 [n, n_in]."""
+        """raw rows uint8 [n, row_nbytes] → float32 [n, n_in], not finite where the file is not."""
         blocks = raw.reshape(-1, self.block_nbytes)
         return self.dequantize(blocks).reshape(len(raw), -1)
 
+    @may_not_be_finite
     def group_rows(self, raw: Bytes) -> Groups:
         """raw rows uint8 [n, row_nbytes] → groups [n, n_in]; only where `groups` is set."""
         assert self.groups is not None
@@ -230,8 +236,7 @@ def _q5_k_values(blocks: Bytes) -> Bytes:
 def _k_groups(values: Bytes, blocks: Bytes, bits: Literal[4, 8]) -> Groups:
     """float32 scale products rounded to float16: this is where these types lose a little."""
     scales, minimums = _k_affine(blocks)
-    with np.errstate(over="ignore"):
-        return Groups(values, scales.astype(np.float16), minimums.astype(np.float16), bits)
+    return Groups(values, scales.astype(np.float16), minimums.astype(np.float16), bits)
 
 
 def _k_floats(values: Bytes, blocks: Bytes) -> Float32:
