@@ -144,3 +144,10 @@ def test_tools_of_another_kind_or_twice_are_refused() -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     with pytest.raises(ToolCallError, match="named f"):
         parse_tools([tool, tool])
+
+
+def test_a_name_without_end_is_told_in_short() -> None:
+    calling = {"role": "assistant", "tool_calls": [{"function": {"name": "f" * 100_000}}]}
+    with pytest.raises(ToolCallError) as error:
+        parse_messages([USER, calling])
+    assert len(str(error.value)) < 300

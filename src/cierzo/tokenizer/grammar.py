@@ -219,7 +219,9 @@ def _chosen_tools(
         named = [tool for tool in tools if tool.name == name]
         if not named:
             available = ", ".join(tool.name for tool in tools) or "none"
-            raise ToolCallError(f"tool_choice names {name!r}; the tools given are: {available}.")
+            raise ToolCallError(
+                f"tool_choice names {name!r:.100}; the tools given are: {available}."
+            )
         return named
     if tool_choice not in ("auto", "none", "any", "required"):
         raise ToolCallError(

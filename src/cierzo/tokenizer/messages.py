@@ -212,7 +212,7 @@ def _tool(tool: Mapping[str, Any]) -> Tool:
 def _check_function_name(name: Any) -> None:
     if not isinstance(name, str) or not _FUNCTION_NAME.fullmatch(name):
         raise ToolCallError(
-            f"Function name was {name} but must be a-z, A-Z, 0-9, "
+            f"Function name was {name!s:.100} but must be a-z, A-Z, 0-9, "
             "or contain underscores and dashes, with a maximum length of 64."
         )
 
