@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from cierzo.config import (
@@ -34,6 +34,9 @@ SUPPORTED = (
 MAX_CONTEXT = 2**27
 MAX_HEAD_DIM = 256
 """What the attention kernels keep room for."""
+
+_Require = Callable[[bool, str], None]
+"""Refuses the file with the rule, the second argument, unless the first is true."""
 
 _BOUNDS = {
     "dim": 2**17,
@@ -69,6 +72,24 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
         if not holds:
             raise ModelFileError(f"{origin}: {rule}")
 
+    _check_numbers(config, require)
+    _check_windows(config, require)
+    if config.moe is not None:
+        _check_experts(config.moe, require)
+    if config.rope_scaling is not None:
+        _check_scaling(config, config.rope_scaling, require)
+    if config.query_temperature is not None:
+        _check_temperature(config.query_temperature, require)
+    if config.head_dim % 2:
+        raise unsupported(origin, f"an odd head_dim ({config.head_dim})")
+    if config.head_dim > MAX_HEAD_DIM:
+        raise unsupported(origin, f"a head_dim over {MAX_HEAD_DIM} ({config.head_dim})")
+    if config.hidden_dim % 16:
+        raise unsupported(origin, f"a hidden_dim that is no multiple of 16 ({config.hidden_dim})")
+    return config
+
+
+def _check_numbers(config: ModelConfig, require: _Require) -> None:
     for name, high in _BOUNDS.items():
         value = getattr(config, name)
         require(
@@ -87,6 +108,9 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
     require(
         1 < config.rope_theta <= 1e15, f"rope_theta must be in (1, 1e15], got {config.rope_theta}"
     )
+
+
+def _check_windows(config: ModelConfig, require: _Require) -> None:
     require(
         len(config.sliding_window) == config.n_layers,
         f"{len(config.sliding_window)} sliding windows for {config.n_layers} layers",
@@ -96,35 +120,29 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
             window is None or (type(window) is int and 1 <= window <= MAX_CONTEXT),
             f"sliding_window must be between 1 and {MAX_CONTEXT}, got {window!r:.40}",
         )
-    if config.moe is not None:
-        chosen, num_experts = config.moe.num_experts_per_tok, config.moe.num_experts
-        require(
-            type(num_experts) is int and 1 <= num_experts <= 4096,
-            f"num_experts must be in 1..4096, got {num_experts!r:.40}",
-        )
-        require(
-            type(chosen) is int and 1 <= chosen <= num_experts,
-            f"num_experts_per_tok must be in 1..{num_experts}, got {chosen!r:.40}",
-        )
-    if config.rope_scaling is not None:
-        _check_scaling(config, config.rope_scaling, require)
-    if config.query_temperature is not None:
-        temperature = config.query_temperature
-        require(0 < temperature.beta <= 100, f"temperature beta {temperature.beta} is absurd")
-        require(
-            1 <= temperature.original_max_position_embeddings <= MAX_CONTEXT,
-            "original_max_position_embeddings must be positive",
-        )
-    if config.head_dim % 2:
-        raise unsupported(origin, f"an odd head_dim ({config.head_dim})")
-    if config.head_dim > MAX_HEAD_DIM:
-        raise unsupported(origin, f"a head_dim over {MAX_HEAD_DIM} ({config.head_dim})")
-    if config.hidden_dim % 16:
-        raise unsupported(origin, f"a hidden_dim that is no multiple of 16 ({config.hidden_dim})")
-    return config
 
 
-def _check_scaling(config: ModelConfig, scaling: RopeScaling, require: Any) -> None:
+def _check_experts(moe: MoeConfig, require: _Require) -> None:
+    chosen, num_experts = moe.num_experts_per_tok, moe.num_experts
+    require(
+        type(num_experts) is int and 1 <= num_experts <= 4096,
+        f"num_experts must be in 1..4096, got {num_experts!r:.40}",
+    )
+    require(
+        type(chosen) is int and 1 <= chosen <= num_experts,
+        f"num_experts_per_tok must be in 1..{num_experts}, got {chosen!r:.40}",
+    )
+
+
+def _check_temperature(temperature: QueryTemperature, require: _Require) -> None:
+    require(0 < temperature.beta <= 100, f"temperature beta {temperature.beta} is absurd")
+    require(
+        1 <= temperature.original_max_position_embeddings <= MAX_CONTEXT,
+        "original_max_position_embeddings must be positive",
+    )
+
+
+def _check_scaling(config: ModelConfig, scaling: RopeScaling, require: _Require) -> None:
     if isinstance(scaling, FrequencyFactors):
         require(
             len(scaling.factors) == config.head_dim // 2,
