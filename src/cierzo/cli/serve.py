@@ -121,6 +121,7 @@ def _serve_on(listener: socket.socket, named: dict[str, str], settings: Settings
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server
+    from cierzo.server.warm_up import warm_up
 
     share = settings.model_copy(update={"memory_share": settings.memory_share / len(named)})
     with ExitStack() as stack:
@@ -130,6 +131,7 @@ def _serve_on(listener: socket.socket, named: dict[str, str], settings: Settings
             llm = stack.enter_context(open_model(name, share))
             served.append(_served(model_id, llm))
             stack.callback(served[-1].text.close)
+            warm_up(served[-1])
             err.print(f"{model_id} loaded in {time.perf_counter() - started:.1f} s")
         app = build_app(served, ServerConfig(strict_fields=settings.strict))
         first = served[0].id
