@@ -1,5 +1,5 @@
-# Every verb sets itself up: a machine with Python 3.11+, g++ and make is enough. A second run of
-# any of them starts at once; a change in native/ rebuilds.
+# Every verb sets itself up: a machine with Python 3.11+ (with its headers and venv module), g++ and
+# make is enough. A second run of any of them starts at once; a change in native/ rebuilds.
 
 PYTHON ?= python3
 MODEL ?=
@@ -79,6 +79,9 @@ $(VENV)/.tools: Makefile
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || { \
 	  echo "Cierzo builds an extension, and $(PYTHON) has no Python.h:" \
 	    "install its headers (on Debian: apt install python3-dev)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Cierzo sets up an environment of its own, and $(PYTHON) cannot make one:" \
+	    "install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 	@command -v $(CXX) >/dev/null || { \
 	  echo "Cierzo builds C++ and there is no $(CXX): install g++ (on Debian: apt install g++)" >&2; exit 1; }
 	@echo "→ setting up $(VENV) with $$($(PYTHON) -V)"
