@@ -39,8 +39,9 @@ from cierzo.models.transformer import Transformer
 from cierzo.settings import Settings, load_settings
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.detokenizer import Detokenizer
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 """Text, or its token ids, taken as they are."""
@@ -109,7 +110,7 @@ class LLM:
         self.config: ModelConfig = packed.config
         self.max_model_len = plan.max_model_len
         self.tokenizer: Tokenizer = load_tokenizer(folder)
-        self._chat_prompt = ChatPrompt(self.tokenizer)
+        self.chat_prompt = ChatPrompt(self.tokenizer)
         self._max_waiting = settings.max_waiting
         self.engine = Engine(
             Transformer(packed),
@@ -143,7 +144,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Completion:
         """Answer a conversation in the API's shapes. Also raises PromptError."""
-        token_ids = tuple(self._chat_prompt.encode(messages, tools))
+        token_ids = tuple(self.chat_prompt.encode(messages, tools))
         (completion,) = self._complete_all([token_ids], params or SamplingParams(), continues=False)
         return completion
 
@@ -151,7 +152,7 @@ class LLM:
         self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
     ) -> Iterator[str]:
         """The answer's text (the first, for n > 1) as it comes; leaving early stops the engine."""
-        token_ids = tuple(self._chat_prompt.encode(messages))
+        token_ids = tuple(self.chat_prompt.encode(messages))
         return self._stream(token_ids, params or SamplingParams(), continues=False)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
@@ -175,7 +176,7 @@ class LLM:
     def close(self) -> None:
         """Stop the engine and free what the model holds. Idempotent."""
         self.engine.close()
-        self._chat_prompt.close()
+        self.chat_prompt.close()
         _open_llms.discard(self)
 
     def __enter__(self) -> LLM:

@@ -22,7 +22,8 @@ from cierzo.server.app import build_app
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.served_model import ServedModel
-from cierzo.tokenizer.tokenizer import load_tokenizer
+from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.loading import load_tokenizer
 from tests.fuzz.mutations import Mutator
 from tests.server.tiny_server import NoiseModel
 from tests.tokenizer.tekken_files import write_tekken
@@ -92,7 +93,7 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
     model = ServedModel(
         id="tiny",
         engine=engine,
-        text=ChatText(tokenizer, tokenizer.vocab_size),
+        text=ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size),
         created=1,
         max_context_length=_MAX_MODEL_LEN,
     )

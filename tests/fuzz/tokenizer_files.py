@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
 from cierzo.tokenizer.chat_prompt import ChatPrompt
-from cierzo.tokenizer.tokenizer import load_tokenizer
+from cierzo.tokenizer.loading import load_tokenizer
 from tests.fuzz.mutations import Mutator
 from tests.tiny_gguf import CHAT_TEMPLATE
 from tests.tokenizer.tekken_files import tekken_fields

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cierzo import hub
 from cierzo.models.loading import ensure_packed
 from cierzo.settings import load_settings
-from cierzo.tokenizer.tokenizer import load_tokenizer
+from cierzo.tokenizer.loading import load_tokenizer
 from tests.oracle import default_model
 from tests.oracle.cases import CASES, GOLD_FILE, GOLD_ROWS, TOKEN_IDS, fingerprint
 from tests.tiny_checkpoints import TinyModel, write_huggingface

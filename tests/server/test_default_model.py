@@ -30,7 +30,7 @@ def client(llm: LLM) -> Iterator[httpx.Client]:
     model = ServedModel(
         id="default",
         engine=llm.engine,
-        text=ChatText(llm.tokenizer, llm.config.vocab_size),
+        text=ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size),
         created=1_700_000_000,
         max_context_length=llm.max_model_len,
     )

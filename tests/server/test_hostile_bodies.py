@@ -18,6 +18,7 @@ from cierzo.server.chat_request import prepare_chat
 from cierzo.server.chat_text import ChatText
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.served_model import ServedModel
+from cierzo.tokenizer.chat_prompt import ChatPrompt
 from tests.server.conftest import scripted_model
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
@@ -109,7 +110,7 @@ def test_made_up_bodies(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     tokenizer = tekken(tmp_path_factory.mktemp("tekken"), "v13")
-    text = ChatText(tokenizer, tokenizer.vocab_size)
+    text = ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size)
     return replace(scripted_model(ScriptedEngine()), text=text)
 
 

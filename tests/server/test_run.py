@@ -19,13 +19,14 @@ PROGRAM = textwrap.dedent(
     """
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
-    from cierzo.server.run import serve
+    from cierzo.server.run import Server, bind
     from tests.server.conftest import scripted_model
     from tests.server.scripted import ScriptedEngine
 
     engine = ScriptedEngine(lambda request: ["Hel", 0.4, "lo"])
     app = build_app([scripted_model(engine)], ServerConfig(drain_s=5))
-    serve(app, "127.0.0.1", 0, lambda host, port: print(host, port, flush=True))
+    with bind("127.0.0.1", 0) as listener:
+        Server(app, listener, lambda host, port: print(host, port, flush=True)).run_bound()
     print("engine closed", engine.is_closed, flush=True)
     """
 )

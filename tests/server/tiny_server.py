@@ -20,7 +20,9 @@ from cierzo.kernels import Tensor
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.served_model import ServedModel
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.loading import load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.engine.fake_model import FakeModel
 from tests.server.live import LiveServer, live_server
 from tests.tokenizer.tekken_files import write_tekken
@@ -48,7 +50,7 @@ def tiny_server(
 ) -> Iterator[tuple[LiveServer, Engine]]:
     engine_config = EngineConfig(**{"max_model_len": 512, "num_blocks": 256, **config})
     engine = Engine(NoiseModel(tokenizer.vocab_size), engine_config)
-    text = ChatText(tokenizer, tokenizer.vocab_size)
+    text = ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size)
     model = ServedModel(
         id="tiny",
         engine=engine,

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.loading import load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.tekken_files import write_tekken
 from tests.tokenizer.vocabularies import (
     SPM_FILES,

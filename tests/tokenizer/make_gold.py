@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.token_bytes import byte_level_bytes
-from cierzo.tokenizer.tokenizer import load_tokenizer
 from tests.tokenizer.vocabularies import TEXTS
 
 GOLD_FILE = Path(__file__).parent / "gold" / "smollm2.json"

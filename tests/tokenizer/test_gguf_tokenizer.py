@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
 from cierzo.errors import ModelFileError, UnsupportedModelError
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.pretokenizers import WORD_RULES
 from cierzo.tokenizer.token_bytes import byte_level_bytes
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.tekken_files import N_SPECIAL, tekken_fields, tekken_gguf_fields, tekken_ranks
 from tests.tokenizer.vocabularies import (
     SPM_FILES,

@@ -15,8 +15,9 @@ import pytest
 from cierzo.errors import GrammarError, ToolCallError
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.grammar import Constraint, GrammarCompiler
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.messages import ToolCall, parse_tools
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_calls import ToolCallParser
 from cierzo.tokenizer.tool_format import ToolFormat
 from cierzo.tokenizer.tool_grammar import MAX_CALLS

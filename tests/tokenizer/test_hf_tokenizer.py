@@ -18,7 +18,8 @@ from tokenizers.processors import TemplateProcessing
 
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.tokenizer.chat_prompt import ChatPrompt
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.loading import load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.tekken_files import tekken_fields
 from tests.tokenizer.vocabularies import SPM_FILES, TEXTS, smollm2_gold, spm_gguf_fields
 

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers.models import BPE
 
 from cierzo.errors import ModelFileError
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.loading import load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.tekken_files import tekken_fields
 from tests.tokenizer.vocabularies import SPM_FILES
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from cierzo.errors import EngineError, PromptError, TemplateError, UnsupportedRequestError
 from cierzo.tokenizer import template_process
 from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.template_process import TemplateProcess
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_format import ToolFormat
 from tests.tokenizer.vocabularies import smollm2_fields, spm_gguf_fields, write_gguf_vocab
 

@@ -16,8 +16,9 @@ from mistral_common.integrations.chat_templates.chat_templates import (
 )
 
 from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
-from cierzo.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.tekken_files import tekken_gguf_fields
 from tests.tokenizer.test_mistral_prompt import CONVERSATIONS, TOOL_CONVERSATIONS, TOOLS
 from tests.tokenizer.vocabularies import spm_gguf_fields, write_gguf_vocab

@@ -143,7 +143,7 @@ def _served(model_id: str, llm: LLM) -> ServedModel:
     from cierzo.server.schemas.models import Capabilities
     from cierzo.server.served_model import ServedModel
 
-    text = ChatText(llm.tokenizer, llm.config.vocab_size)
+    text = ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size)
     return ServedModel(
         id=model_id,
         engine=llm.engine,

@@ -29,9 +29,9 @@ SAFE_PROMPT = (
 class ChatText:
     """Thread-safe; one per loaded model. `vocab_size` is the width of the model's logits."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: ChatPrompt, vocab_size: int) -> None:
         self.tokenizer = tokenizer
-        self._prompt = ChatPrompt(tokenizer)
+        self._prompt = prompt
         self._grammars = GrammarCompiler(tokenizer, vocab_size)
 
     @property

@@ -20,19 +20,6 @@ CUT_OFF_S = 5.0
 """After the drain time, how long cut-off requests have to send their last bytes."""
 
 
-def serve(
-    app: FastAPI, host: str, port: int, on_ready: Callable[[str, int], None] | None = None
-) -> None:
-    """Serve `app` until SIGTERM or SIGINT. Port 0 takes a free one; `on_ready` is told which.
-
-    On a signal no new request is taken, running ones finish within the app's `drain_s`, and
-    what is left then ends with finish_reason "error". Raises SettingError when the
-    address cannot be bound.
-    """
-    with bind(host, port) as listener:
-        Server(app, listener, on_ready).run_bound()
-
-
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket on host and port, IPv4 or IPv6."""
     if not 0 <= port <= 65535:
@@ -65,6 +52,8 @@ def _bind_failure(host: str, port: int, error: OSError) -> str:
 class Server(uvicorn.Server):
     """uvicorn on a socket that is already bound, with a drain that ends.
 
+    `on_ready` is told the host and port. On SIGTERM or SIGINT no new request is taken, running
+    ones finish within the app's `drain_s`, and what is left then ends with finish_reason "error".
     Runs in any thread; signals are handled when it is the main one, `should_exit` works
     everywhere.
     """
