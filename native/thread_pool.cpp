@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <string>
@@ -35,6 +36,10 @@ uint64_t ticks() {
 // Between 10 and 20 us at the 2 to 4 GHz of x86-64 time stamp counters, 40 us in nanoseconds: many
 // rounds of a spinning worker, and far below a scheduler's slice.
 constexpr uint64_t kFreshTicks = 40'000;
+
+// How long a region waits for a sleeper that it woke: a futex takes some 50 us on an idle machine,
+// and on a busy one the region had better begin.
+constexpr uint64_t kWakeTicks = 600'000;
 
 // Spins until done(). Where the cores are shared with other work the thread waited for may have
 // lost its own, so after some tens of microseconds each round offers ours.
@@ -129,6 +134,7 @@ void ThreadPool::stop_workers() {
 void ThreadPool::run_region(RegionFunction function, const void* context, bool alone) {
     std::lock_guard lock(region_mutex_);
     const int n = alone ? 1 : choose_team();
+    is_busy_.store(true, std::memory_order_relaxed);
     for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
     if (n > 1) {
         function_ = function;
@@ -141,22 +147,36 @@ void ThreadPool::run_region(RegionFunction function, const void* context, bool a
         function(context, Team(*this, 0, n));
     }
     if (n > 1) spin_until([&] { return running_.load(std::memory_order_acquire) == 0; });
+    is_busy_.store(false, std::memory_order_relaxed);
 }
 
 // Fills team_ with the workers that hold a core now, and returns the size of the team with the
-// caller. Sleepers are woken for the regions to come.
+// caller. Sleepers are woken and given a moment.
 int ThreadPool::choose_team() {
     team_.clear();
+    bool any_asleep = false;
     for (const auto& worker : workers_) {
-        const uint64_t heartbeat = worker->heartbeat.load(std::memory_order_relaxed);
-        if (worker->is_asleep.load(std::memory_order_relaxed)) {
-            wake(*worker);
-        } else if (int64_t(ticks() - heartbeat) < int64_t(kFreshTicks)) {
-            team_.push_back(worker.get());
-            worker->place = int(team_.size());
-        }
+        if (!worker->is_asleep.load(std::memory_order_relaxed)) continue;
+        wake(*worker);
+        any_asleep = true;
+    }
+    const uint64_t since = ticks();
+    const auto is_up = [](const auto& worker) { return is_fresh(*worker); };
+    while (any_asleep && ticks() - since < kWakeTicks &&
+           !std::all_of(workers_.begin(), workers_.end(), is_up))
+        pause();
+    for (const auto& worker : workers_) {
+        if (!is_fresh(*worker)) continue;
+        team_.push_back(worker.get());
+        worker->place = int(team_.size());
     }
     return 1 + int(team_.size());
+}
+
+bool ThreadPool::is_fresh(const Worker& worker) {
+    if (worker.is_asleep.load(std::memory_order_relaxed)) return false;
+    const uint64_t heartbeat = worker.heartbeat.load(std::memory_order_relaxed);
+    return int64_t(ticks() - heartbeat) < int64_t(kFreshTicks);
 }
 
 void ThreadPool::post(Worker& worker) {
@@ -175,11 +195,14 @@ void ThreadPool::worker_loop(Worker& self) {
     constexpr auto kIdle = std::chrono::milliseconds(1);
     const FlushDenormals flush;
     for (uint32_t seen = 0;;) {
-        const auto idle_since = Clock::now();
+        auto idle_since = Clock::now();
         for (int i = 1; self.posted.load(std::memory_order_acquire) == seen; ++i) {
             self.heartbeat.store(ticks(), std::memory_order_relaxed);
             pause();
-            if (i % 256 == 0 && Clock::now() - idle_since > kIdle) {
+            if (i % 256 != 0) continue;
+            // Who is done early, or came too late, is wanted again when the region ends.
+            if (is_busy_.load(std::memory_order_relaxed)) idle_since = Clock::now();
+            if (Clock::now() - idle_since > kIdle) {
                 sleep(self, seen);
                 break;
             }

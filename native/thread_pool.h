@@ -116,6 +116,7 @@ class ThreadPool {
     void sleep(Worker& self, uint32_t seen);
     static void post(Worker& worker);
     static void wake(Worker& worker);
+    static bool is_fresh(const Worker& worker);
     void barrier(int num_threads);
     void stop_workers();
 
@@ -127,7 +128,8 @@ class ThreadPool {
     const void* context_ = nullptr;
     bool stopping_ = false;
     // Each on its own cache line: they are written by different threads.
-    alignas(64) std::atomic<int> running_{0};  // workers still inside the region
+    alignas(64) std::atomic<bool> is_busy_{false};  // a region is running, whoever is in it
+    alignas(64) std::atomic<int> running_{0};       // workers still inside the region
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
     alignas(64) std::atomic<int64_t> counters_[4] = {};
