@@ -105,6 +105,7 @@ class LLM:
             free_bytes=free_memory_bytes(),
             memory_share=settings.memory_share,
             max_model_len=settings.max_model_len,
+            max_running=settings.max_running,
             token_budget=settings.token_budget,
         )
         self.config: ModelConfig = packed.config

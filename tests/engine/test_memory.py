@@ -15,13 +15,16 @@ CONFIG = replace(fake_config(), n_layers=32, n_kv_heads=2, head_dim=128, max_seq
 
 def plan(free_gib: float, **changes: Any) -> KvPlan:
     arguments: dict[str, Any] = {"weights_nbytes": GIB, "memory_share": 0.5, "max_model_len": None}
-    arguments |= {"config": CONFIG, "free_bytes": int(free_gib * GIB)}
+    arguments |= {"config": CONFIG, "free_bytes": int(free_gib * GIB), "max_running": 20}
     return plan_kv_cache(**(arguments | changes))
 
 
 def test_room_for_eight_full_sequences_and_no_more() -> None:
     assert plan(100) == KvPlan(32768, 8 * 2048)
-    assert plan(100, max_model_len=1000) == KvPlan(1000, 8 * 63)
+
+
+def test_room_for_all_that_may_run_at_a_length_asked_for() -> None:
+    assert plan(100, max_model_len=1000) == KvPlan(1000, 20 * 63)
 
 
 def test_no_more_than_the_share_of_what_the_weights_leave() -> None:

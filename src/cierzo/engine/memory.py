@@ -8,8 +8,8 @@ from cierzo.config import BLOCK_SIZE, TOKEN_BUDGET, ModelConfig
 from cierzo.errors import ModelTooLargeError, SettingError
 
 NUM_FULL_SEQUENCES = 8
-"""Sequences of full length that the KV cache is made for, where memory allows: most are far
-shorter, so this is dozens in practice."""
+"""Sequences of the model's own length that the KV cache is made for, where memory allows: most are
+far shorter, so this is dozens in practice."""
 
 LEAST_USEFUL_BLOCKS = 16
 """Without a `max_model_len` asked for, a machine that cannot hold these 256 tokens is too small."""
@@ -32,10 +32,12 @@ def plan_kv_cache(
     free_bytes: int,
     memory_share: float,
     max_model_len: int | None,
+    max_running: int,
     token_budget: int = TOKEN_BUDGET,
 ) -> KvPlan:
-    """Blocks for eight sequences of `max_model_len`, within `memory_share` of the memory that the
-    weights leave free; at least for one. What lies behind every layer's window takes none.
+    """Blocks for `max_running` sequences of a `max_model_len` that was asked for, or for eight of
+    the model's own, within `memory_share` of the memory that the weights leave free; at least
+    for one. What lies behind every layer's window takes none.
 
     With `max_model_len` None it is the model's own, or what memory holds if that is less.
     Raises ModelTooLargeError, with the sums, and SettingError for a `max_model_len` over the
@@ -66,7 +68,8 @@ def plan_kv_cache(
             f"{_gib(int(left_bytes * memory_share))}; lower max_model_len to "
             f"{most_blocks * BLOCK_SIZE} or raise memory_share"
         )
-    return KvPlan(length, min(most_blocks, NUM_FULL_SEQUENCES * blocks_each))
+    num_sequences = NUM_FULL_SEQUENCES if max_model_len is None else max_running
+    return KvPlan(length, min(most_blocks, num_sequences * blocks_each))
 
 
 def _gib(nbytes: int) -> str:
