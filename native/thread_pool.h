@@ -5,9 +5,10 @@
 // is pinned.
 //
 // A region is shared only by the workers that hold a core at that moment: a spinning worker writes
-// a heartbeat, and one whose heartbeat is old (asleep, or pushed off its core by other work) is
-// left out rather than waited for. As no result depends on the number of threads, that costs
-// nothing but its share of the speed, where waiting would cost a scheduler's slice per region.
+// a heartbeat, and one whose heartbeat is old (pushed off its core by other work) is left out
+// rather than waited for. As no result depends on the number of threads, that costs nothing but
+// its share of the speed, where waiting would cost a scheduler's slice per region. A sleeper is
+// woken and given a moment, and nobody falls asleep while a region runs.
 #pragma once
 
 #include <atomic>

@@ -10,11 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cierzo"
 
-_NOUNS = {"config", "errors", "machine"}
+_NOUNS = {"chat_template", "config", "errors", "machine"}
 _ENGINE = _NOUNS | {"kernels", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "chat_template": set(),
     "machine": set(),
     "settings": _NOUNS,
     "kernels": _NOUNS,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cierzo.chat_template import chosen_template
 from cierzo.config import ModelConfig
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.models.config_consolidated import consolidated_config
@@ -166,7 +167,7 @@ def _with_scale(
 
 
 def find_chat_template(files: Iterable[Path]) -> str | None:
-    """The template among `files`; of several in one file the one named default, else the only one.
+    """The template among `files`.
 
     Raises ModelFileError when a file that may hold one is no JSON object.
     """
@@ -175,17 +176,10 @@ def find_chat_template(files: Iterable[Path]) -> str | None:
         return by_name["chat_template.jinja"].read_text(encoding="utf-8", errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if name in by_name:
-            template = read_json_object(by_name[name]).get("chat_template")
-            if isinstance(template, list):
-                template = _default_template(template)
-            if isinstance(template, str):
+            template = chosen_template(read_json_object(by_name[name]).get("chat_template"))
+            if template is not None:
                 return template
     return None
-
-
-def _default_template(entries: list[Any]) -> Any:
-    named = {str(e.get("name")): e.get("template") for e in entries if isinstance(e, dict)}
-    return named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
 
 
 # No part can match a newline in two ways: 16 KB of empty lines would take a minute.

@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Encoder
 
+from cierzo.chat_template import chosen_template
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.tokenizer.token_bytes import (
     byte_level_bytes,
@@ -213,18 +214,10 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
     for fields in (_read_object(folder / "chat_template.json", optional=True), config):
-        template = fields.get("chat_template")
-        if isinstance(template, list):
-            template = _default_template(template)
-        if isinstance(template, str):
+        template = chosen_template(fields.get("chat_template"))
+        if template is not None:
             return template
     return None
-
-
-def _default_template(entries: list[Any]) -> Any:
-    """The one named default, else the only one: the rule by which folders are packed."""
-    named = {str(e.get("name")): e.get("template") for e in entries if isinstance(e, dict)}
-    return named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
 
 
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
