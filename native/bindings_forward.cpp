@@ -65,19 +65,21 @@ void bind_forward_input(nb::module_& m) {
             [](ForwardInput* self, const Int32Array& token_ids, const Int32Array& positions,
                const Int32Array& slot_mapping, const Int32Array& query_starts,
                const Int32Array& context_lens, const Int32Matrix& block_tables,
-               const FloatMatrix& cos, const FloatMatrix& sin, const FloatArray& query_scale) {
+               const FloatMatrix& cos, const FloatMatrix& sin, const FloatArray& query_scale,
+               int64_t num_prompt_tokens) {
                 new (self) ForwardInput(ForwardArrays{
                     span_of(token_ids), span_of(positions), span_of(slot_mapping),
                     span_of(query_starts), span_of(context_lens), span_of(block_tables),
                     int64_t(block_tables.shape(1)), span_of(cos), span_of(sin),
-                    int64_t(cos.shape(1)), span_of(query_scale)});
+                    int64_t(cos.shape(1)), span_of(query_scale), num_prompt_tokens});
             },
             "token_ids"_a.noconvert(), "positions"_a.noconvert(), "slot_mapping"_a.noconvert(),
             "query_starts"_a.noconvert(), "context_lens"_a.noconvert(),
             "block_tables"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(),
-            "query_scale"_a.noconvert())
+            "query_scale"_a.noconvert(), "num_prompt_tokens"_a = 0)
         .def_prop_ro("num_tokens", &ForwardInput::num_tokens)
-        .def_prop_ro("num_sequences", &ForwardInput::num_sequences);
+        .def_prop_ro("num_sequences", &ForwardInput::num_sequences)
+        .def_ro("num_prompt_tokens", &ForwardInput::num_prompt_tokens);
 }
 
 }  // namespace

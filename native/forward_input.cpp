@@ -42,6 +42,14 @@ void check_query_starts(std::span<const int32_t> starts, int64_t num_tokens) {
         require(starts[s] >= starts[s - 1], "query_starts must not decrease", starts[s]);
 }
 
+// The rows of one sequence are of one class.
+void check_num_prompt_tokens(int64_t n, std::span<const int32_t> starts) {
+    require(n >= 0 && n <= starts.back(),
+            "num_prompt_tokens must be between 0 and " + std::to_string(starts.back()), n);
+    require(std::find(starts.begin(), starts.end(), n) != starts.end(),
+            "num_prompt_tokens must be where a sequence begins or the last one ends", n);
+}
+
 }  // namespace
 
 ForwardInput::ForwardInput(const ForwardArrays& a)
@@ -55,7 +63,8 @@ ForwardInput::ForwardInput(const ForwardArrays& a)
       cos(a.cos.begin(), a.cos.end()),
       sin(a.sin.begin(), a.sin.end()),
       rope_pairs(a.rope_pairs),
-      query_scale(a.query_scale.begin(), a.query_scale.end()) {
+      query_scale(a.query_scale.begin(), a.query_scale.end()),
+      num_prompt_tokens(a.num_prompt_tokens) {
     const int64_t t = num_tokens();
     const int64_t n_sequences = num_sequences();
     require_length("positions", positions.size(), t);
@@ -66,6 +75,7 @@ ForwardInput::ForwardInput(const ForwardArrays& a)
     require_length("query_starts", query_starts.size(), n_sequences + 1);
     require_length("block_tables", block_tables.size(), n_sequences * max_blocks);
     check_query_starts(query_starts, t);
+    check_num_prompt_tokens(num_prompt_tokens, query_starts);
     max_token_id = check_at_least("token_ids", token_ids, 0);
     check_at_least("positions", positions, 0);
     max_slot = check_at_least("slot_mapping", slot_mapping, 0);

@@ -21,6 +21,7 @@ struct ForwardArrays {
     std::span<const float> cos, sin;  // [T, rope_pairs]
     int64_t rope_pairs;
     std::span<const float> query_scale;  // [T]
+    int64_t num_prompt_tokens = 0;       // the first ones; whole sequences
 };
 
 struct ForwardInput {
@@ -32,6 +33,7 @@ struct ForwardInput {
     int64_t num_queries(int64_t s) const {
         return query_starts[size_t(s) + 1] - query_starts[size_t(s)];
     }
+    bool is_prompt(int64_t s) const { return query_starts[size_t(s)] < num_prompt_tokens; }
     const int32_t* block_table(int64_t s) const { return block_tables.data() + s * max_blocks; }
 
     std::vector<int32_t> token_ids, positions, slot_mapping, query_starts, context_lens;
@@ -40,6 +42,7 @@ struct ForwardInput {
     std::vector<float> cos, sin;
     int64_t rope_pairs;
     std::vector<float> query_scale;
+    int64_t num_prompt_tokens;  // rows [0, num_prompt_tokens) are prompt tokens, the others not
 
     // Derived, for the ops' checks.
     int32_t max_token_id = -1;

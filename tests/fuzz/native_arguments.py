@@ -100,6 +100,7 @@ class Draw:
             "cos": self.floats(num_tokens, head_dim // 2),
             "sin": self.floats(num_tokens, head_dim // 2),
             "query_scale": self.floats(num_tokens),
+            "num_prompt_tokens": self.of(0, sum(queries[: len(queries) // 2]), num_tokens),
         }
 
     def spoiled(self, value: Any) -> Any:

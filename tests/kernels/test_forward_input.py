@@ -27,7 +27,26 @@ def arrays() -> dict[str, Any]:
 
 def test_counts() -> None:
     step = ForwardInput(**arrays())
-    assert (step.num_tokens, step.num_sequences) == (4, 2)
+    assert (step.num_tokens, step.num_sequences, step.num_prompt_tokens) == (4, 2, 0)
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [0, 3, 4])
+def test_prompt_tokens_are_whole_sequences(num_prompt_tokens: int) -> None:
+    step = ForwardInput(**arrays(), num_prompt_tokens=num_prompt_tokens)
+    assert step.num_prompt_tokens == num_prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("num_prompt_tokens", "message"),
+    [
+        (-1, "between 0 and 4; got -1"),
+        (5, "between 0 and 4; got 5"),
+        (2, "where a sequence begins or the last one ends; got 2"),
+    ],
+)
+def test_prompt_tokens_out_of_place(num_prompt_tokens: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"ForwardInput: num_prompt_tokens must be {message}"):
+        ForwardInput(**arrays(), num_prompt_tokens=num_prompt_tokens)
 
 
 @pytest.mark.parametrize(
