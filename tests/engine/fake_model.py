@@ -18,6 +18,7 @@ from cierzo.kernels import Tensor
 from cierzo.models.transformer import StepArrays
 
 VOCAB_SIZE = 97
+PROMPT_TOKEN = 1000
 
 
 def fake_config(sliding_window: int | None = None, n_layers: int = 1) -> ModelConfig:
@@ -38,15 +39,21 @@ def fake_config(sliding_window: int | None = None, n_layers: int = 1) -> ModelCo
 
 
 class FakeModel:
-    """KV cache: [slot] → (token id, position). `fail_on` is a token that it never
-    chooses, and that makes a step raise."""
+    """KV cache: [slot] → (token id, position); a prompt token's id is stored as 1000 more.
+    `fail_on` is a token that it never chooses, and that makes a step raise."""
 
-    def __init__(self, sliding_window: int | None = None, fail_on: int | None = None) -> None:
+    def __init__(
+        self,
+        sliding_window: int | None = None,
+        fail_on: int | None = None,
+        tells_prompt_apart: bool = True,
+    ) -> None:
         self.config = fake_config(sliding_window)
         self.fail_on = fail_on
         self.num_computed_tokens = 0
         self.batch_sizes: list[int] = []
         self.logits = Tensor(0, VOCAB_SIZE)
+        self.tells_prompt_apart = tells_prompt_apart
 
     def new_kv_cache(self, num_blocks: int) -> Any:
         return np.full((num_blocks * BLOCK_SIZE, 2), -1, np.int32)
@@ -58,7 +65,11 @@ class FakeModel:
         self.batch_sizes.append(len(step.context_lens))
         assert (step.slot_mapping >= 0).all(), "a token has no block to go to"
         assert len(set(step.slot_mapping.tolist())) == len(step.slot_mapping)
-        kv_cache[step.slot_mapping] = np.stack([step.token_ids, step.positions], axis=1)
+        stored = step.token_ids.copy()
+        if self.tells_prompt_apart:
+            assert step.num_prompt_tokens in step.query_starts, "a sequence has rows of two classes"
+            stored[: step.num_prompt_tokens] += PROMPT_TOKEN
+        kv_cache[step.slot_mapping] = np.stack([stored, step.positions], axis=1)
         self.logits.resize(len(logits_rows))
         for out, row in zip(self.logits.numpy(), logits_rows.tolist(), strict=True):
             out[:] = self._row_logits(step, kv_cache, row)

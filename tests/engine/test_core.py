@@ -57,11 +57,19 @@ def test_a_whole_prompt_of_full_blocks_still_computes_its_last_token() -> None:
     assert warm.token_ids == cold.token_ids
 
 
-def test_the_completion_is_reused_as_the_next_turns_prompt() -> None:
-    core, request = make_core(), make_request(prompt_of(30))
+@pytest.mark.parametrize(("tells_prompt_apart", "num_cached"), [(False, 48), (True, 16)])
+def test_a_completion_is_the_next_turns_prompt_where_all_tokens_are_computed_alike(
+    tells_prompt_apart: bool, num_cached: int
+) -> None:
+    model = FakeModel(tells_prompt_apart=tells_prompt_apart)
+    core, request = make_core(model), make_request(prompt_of(30))
     completion = run_one(core, request).token_ids
-    again = run_one(core, make_request((*prompt_of(30), *completion, 5)))
-    assert again.events[0].num_cached_tokens == 48  # 30 + 19 computed tokens: three full blocks
+    turn = make_request((*prompt_of(30), *completion, 5))
+    again = run_one(core, turn)
+    # 30 + 19 computed tokens are three full blocks, one of them of prompt tokens only.
+    assert again.events[0].num_cached_tokens == num_cached
+    cold = run_one(make_core(FakeModel(tells_prompt_apart=tells_prompt_apart)), turn)
+    assert again.token_ids == cold.token_ids
 
 
 def test_preempted_equals_undisturbed() -> None:

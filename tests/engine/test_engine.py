@@ -28,7 +28,7 @@ from cierzo.errors import (
 )
 from cierzo.kernels import Tensor
 from cierzo.models.transformer import StepArrays
-from tests.engine.fake_model import FakeModel, hash_logits
+from tests.engine.fake_model import PROMPT_TOKEN, FakeModel, hash_logits
 from tests.engine.helpers import GREEDY, alone, make_request, prompt_of
 
 
@@ -252,7 +252,7 @@ def test_logits_of_a_whole_sequence_beside_running_requests() -> None:
         logits = engine.logits(tokens)
         assert tokens_of(list(stream)) == alone(request)
     for length in (1, 255, 256, 257, 600):
-        assert (logits[length - 1] == hash_logits(tokens[:length])).all()
+        assert (logits[length - 1] == hash_logits(tokens[:length] + PROMPT_TOKEN)).all()
 
 
 def test_what_fails_beside_the_steps_fails_its_caller_only() -> None:

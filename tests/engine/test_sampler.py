@@ -13,7 +13,7 @@ from cierzo.engine.request import LogitsConstraint, SamplingParams
 from cierzo.engine.sampler import apply_penalties, uniform_draws
 from cierzo.engine.sequence import Sequence
 from cierzo.errors import RequestError
-from tests.engine.fake_model import VOCAB_SIZE, hash_logits
+from tests.engine.fake_model import PROMPT_TOKEN, VOCAB_SIZE, hash_logits
 from tests.engine.helpers import (
     GREEDY,
     finish_all,
@@ -27,8 +27,11 @@ from tests.engine.helpers import (
 PROMPT = prompt_of(10)
 
 
-def expected_logits(tokens: Seq[int]) -> NDArray[np.float64]:
-    return hash_logits(np.array(tokens, np.int32)).astype(np.float64)
+def expected_logits(tokens: Seq[int], prompt: Seq[int] = PROMPT) -> NDArray[np.float64]:
+    """After `tokens`, which begin with the prompt or are cut from it."""
+    stored = np.array(tokens, np.int32)
+    stored[: len(prompt)] += PROMPT_TOKEN
+    return hash_logits(stored).astype(np.float64)
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -192,7 +195,7 @@ def test_prompt_logprobs_cover_the_prompt_whatever_the_chunks(token_budget: int)
     first, *rest = result.events[0].prompt_logprobs or ()
     assert first is None and len(rest) == 99
     for position, entry in enumerate(rest, start=1):
-        expected = log_softmax(expected_logits(prompt[:position]))
+        expected = log_softmax(expected_logits(prompt[:position], prompt))
         assert entry is not None and entry.token_id == prompt[position]
         assert entry.logprob == pytest.approx(expected[prompt[position]], abs=1e-5)
         assert [t for t, _ in entry.top] == np.argsort(-expected, kind="stable")[:2].tolist()

@@ -32,6 +32,7 @@ def step_of(
         query_starts=np.array([0, stop - start], np.int32),
         context_lens=np.array([stop], np.int32),
         block_tables=block_table[None, :],
+        num_prompt_tokens=stop - start,
     )
 
 

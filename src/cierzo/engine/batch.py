@@ -40,8 +40,11 @@ class Batch:
 def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
     """The step that computes the next `count` tokens of each scheduled sequence.
 
-    Each sequence already holds the blocks that its tokens go to.
+    Each sequence already holds the blocks that its tokens go to. Those that compute prompt tokens
+    come first, in the given order.
     """
+    scheduled = sorted(scheduled, key=lambda chosen: not chosen[0].is_in_prompt)
+    num_prompt_tokens = sum(count for sequence, count in scheduled if sequence.is_in_prompt)
     counts = np.array([count for _, count in scheduled], np.int32)
     num_computed = np.array([s.num_computed_tokens for s, _ in scheduled], np.int32)
     query_starts = np.zeros(len(scheduled) + 1, np.int32)
@@ -66,6 +69,7 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
         query_starts=query_starts,
         context_lens=num_computed + counts,
         block_tables=block_tables,
+        num_prompt_tokens=num_prompt_tokens,
     )
     return _with_logits_rows(scheduled, arrays)
 

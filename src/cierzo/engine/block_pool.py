@@ -1,19 +1,15 @@
 """Who holds which KV block, and which prefix is in it: reference counts, reuse, prefix cache.
 
 The prefix cache is a tree kept in one dict. A full block's key is (its parent's node, its own
-16 token ids); the root of a tree is the workspace's name. Keys are compared exactly, never by
-hash alone, so neither a hash collision nor another workspace can lead to a foreign block.
-Knows nothing of sequences or of what is in the blocks.
+contents: `Sequence.block_contents`); the root of a tree is the workspace's name. Keys are compared
+exactly, never by hash alone, so neither a hash collision nor another workspace can lead to a
+foreign block. Knows nothing of sequences or of what the contents mean.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-
-import numpy as np
-from numpy.typing import NDArray
-
-from cierzo.config import BLOCK_SIZE
+from collections.abc import Iterable
 
 Node = int | str
 """A published block's number, never used twice; or the name of the workspace at the root."""
@@ -61,18 +57,15 @@ class BlockPool:
                 if self._keys[block] is None:
                     self._free.move_to_end(block, last=False)
 
-    def hold_prefix(
-        self, workspace: str, token_ids: NDArray[np.int32], max_blocks: int
-    ) -> tuple[list[int], Node]:
-        """The longest chain of published blocks that starts `token_ids`, at most `max_blocks`.
+    def hold_prefix(self, workspace: str, contents: Iterable[bytes]) -> tuple[list[int], Node]:
+        """The longest chain of published blocks that holds `contents`, block by block.
 
         Takes a hold on each. Returns them with the chain's last node.
         """
         blocks: list[int] = []
         node: Node = workspace
-        for i in range(max_blocks):
-            tokens = token_ids[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE].tobytes()
-            found = self._published.get((node, tokens))
+        for content in contents:
+            found = self._published.get((node, content))
             if found is None:
                 break
             block, node = found
@@ -80,7 +73,7 @@ class BlockPool:
             blocks.append(block)
         return blocks, node
 
-    def publish(self, block: int, parent: Node, token_ids: NDArray[np.int32]) -> tuple[int, Node]:
+    def publish(self, block: int, parent: Node, contents: bytes) -> tuple[int, Node]:
         """Offer a full block, held by the caller, for reuse behind `parent`.
 
         When an equal block is already there (a row's KV depends on its prefix alone, so they
@@ -89,7 +82,7 @@ class BlockPool:
         """
         if not self._prefix_caching:
             return block, parent
-        key = (parent, token_ids.tobytes())
+        key = (parent, contents)
         found = self._published.get(key)
         if found is None:
             self._num_nodes += 1

@@ -117,9 +117,12 @@ class EngineCore:
     def _sequences(self, arrival: int, request: GenerationRequest) -> list[Sequence]:
         params, limit = request.params, self.config.max_model_len
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
-        leader = Sequence(request, arrival, limit, seed)
+        apart = self.runner.model.tells_prompt_apart
+        leader = Sequence(request, arrival, limit, seed, tells_prompt_apart=apart)
         for index in range(1, params.n):
-            leader.siblings.append(Sequence(request, arrival, limit, seed, leader, index))
+            leader.siblings.append(
+                Sequence(request, arrival, limit, seed, leader, index, tells_prompt_apart=apart)
+            )
         return [leader, *leader.siblings]
 
     def abort(self, arrival: int, index: int | None = None) -> None:

@@ -29,6 +29,10 @@ class Model(Protocol):
     @property
     def config(self) -> ModelConfig: ...
 
+    @property
+    def tells_prompt_apart(self) -> bool:
+        """True when a prompt token's KV differs from the same token's that was sampled."""
+
     def new_kv_cache(self, num_blocks: int) -> Any: ...
 
     def forward(self, step: StepArrays, kv_cache: Any, logits_rows: Int32) -> Tensor: ...
@@ -72,6 +76,7 @@ class ModelRunner:
                 query_starts=np.array([0, end - start], np.int32),
                 context_lens=np.array([end], np.int32),
                 block_tables=table,
+                num_prompt_tokens=end - start,
             )
             chunks.append(compute(step, kv_cache, positions - np.int32(start)).numpy().copy())
         return chunks

@@ -78,6 +78,8 @@ class Scheduler:
                 if not is_admitting:
                     continue
             count = min(sequence.num_uncomputed_tokens, budget)
+            if sequence.is_in_prompt:  # a sequence's tokens of one step are all of one class
+                count = min(count, sequence.prompt_end - sequence.num_computed_tokens)
             if sequence.num_missing_prompt_logprobs > 0:
                 count = min(count, MAX_PROMPT_LOGPROB_TOKENS)
             if self._grow(sequence, count, chosen):
@@ -171,9 +173,8 @@ class Scheduler:
         limit = sequence.num_tokens - 1  # the last token's logits are wanted, so it is computed
         if sequence.num_missing_prompt_logprobs > 0:
             limit = len(sequence.prompt_logprobs) - 1  # and so are those of prompt tokens
-        blocks, sequence.prefix_node = self.pool.hold_prefix(
-            sequence.workspace, sequence.token_ids, limit // BLOCK_SIZE
-        )
+        contents = map(sequence.block_contents, range(limit // BLOCK_SIZE))
+        blocks, sequence.prefix_node = self.pool.hold_prefix(sequence.workspace, contents)
         sequence.add_blocks(blocks)
         sequence.num_published_blocks = len(blocks)
         sequence.num_computed_tokens = len(blocks) * BLOCK_SIZE
@@ -200,9 +201,8 @@ class Scheduler:
         num_full = sequence.num_computed_tokens // BLOCK_SIZE
         table = sequence.block_table
         for i in range(sequence.num_published_blocks, num_full):
-            tokens = sequence.token_ids[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE]
             table[i], sequence.prefix_node = self.pool.publish(
-                int(table[i]), sequence.prefix_node, tokens
+                int(table[i]), sequence.prefix_node, sequence.block_contents(i)
             )
         sequence.num_published_blocks = num_full
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cierzo.config import num_blocks_for
+from cierzo.config import BLOCK_SIZE, num_blocks_for
 from cierzo.engine.block_pool import Node
 from cierzo.engine.request import (
     FinishReason,
@@ -26,9 +26,11 @@ Int32 = NDArray[np.int32]
 class Sequence:
     """The `index`-th continuation of a request.
 
-    `arrival` orders requests by submission. `max_completion_tokens` is what `max_tokens` and
-    the context allow, `ends_by_context` which of the two ends it. Sequences other than the
-    request's first (`leader`) report the leader's cached tokens and prompt logprobs.
+    `arrival` orders requests by submission. Tokens before `prompt_end` are computed as prompt
+    tokens; where the model computes all tokens alike that is all of them.
+    `max_completion_tokens` is what `max_tokens` and the context allow, `ends_by_context` which of
+    the two ends it. Sequences other than the request's first (`leader`) report the leader's
+    cached tokens and prompt logprobs.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Sequence:
         "num_tokens",
         "params",
         "prefix_node",
+        "prompt_end",
         "prompt_logprobs",
         "request",
         "seed",
@@ -67,6 +70,7 @@ class Sequence:
         seed: int,
         leader: Sequence | None = None,
         index: int = 0,
+        tells_prompt_apart: bool = True,
     ) -> None:
         self.request = request
         self.params = request.params
@@ -80,6 +84,7 @@ class Sequence:
         if leader is not None and request.constraint is not None:
             self.constraint = request.constraint.fork()
         self.num_prompt_tokens = len(request.prompt_token_ids)
+        self.prompt_end = self.num_prompt_tokens if tells_prompt_apart else max_model_len
         room = max_model_len - self.num_prompt_tokens
         asked = self.params.max_tokens
         self.max_completion_tokens = room if asked is None else min(asked, room)
@@ -113,6 +118,11 @@ class Sequence:
         return self.num_tokens - self.num_computed_tokens
 
     @property
+    def is_in_prompt(self) -> bool:
+        """True while the next token to compute is a prompt token."""
+        return self.num_computed_tokens < self.prompt_end
+
+    @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 
@@ -129,6 +139,14 @@ class Sequence:
     @property
     def num_live_blocks(self) -> int:
         return self.num_blocks - self.num_freed_blocks
+
+    def block_contents(self, index: int) -> bytes:
+        """What decides a full block's KV, given the blocks before it: its tokens' ids, and how
+        many of them were computed as prompt tokens."""
+        start = index * BLOCK_SIZE
+        num_prompt_tokens = min(max(self.prompt_end - start, 0), BLOCK_SIZE)
+        token_ids = self._tokens[start : start + BLOCK_SIZE]
+        return token_ids.tobytes() + bytes([num_prompt_tokens])
 
     @property
     def num_missing_prompt_logprobs(self) -> int:

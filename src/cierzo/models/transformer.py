@@ -39,7 +39,9 @@ class StepArrays:
     `slot_mapping` says where a token's key and value go (block_id · 16 + offset).
     `query_starts` [S + 1] bounds each sequence's rows, `context_lens` [S] counts the
     tokens it attends to, this step's included, `block_tables` [S, max_blocks] maps
-    its blocks (-1: unused, or freed behind the sliding window).
+    its blocks (-1: unused, or freed behind the sliding window). Rows before `num_prompt_tokens`
+    are prompt tokens, the others completion tokens: that decides their numerics
+    (docs/architecture.md, "One numeric contract"), so a sequence's rows are all of one class.
     """
 
     token_ids: Int32
@@ -48,6 +50,7 @@ class StepArrays:
     query_starts: Int32
     context_lens: Int32
     block_tables: Int32
+    num_prompt_tokens: int
 
 
 class Scratch:
@@ -146,6 +149,11 @@ class Transformer:
         self._norm = weights.tensor("norm")
         self._output = self._embedding if config.tied_embeddings else weights.packed("output")
         self._scratch = Scratch(config)
+
+    @property
+    def tells_prompt_apart(self) -> bool:
+        """True when a prompt token's KV differs from the same token's that was sampled."""
+        return False
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         c = self.config
