@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,12 @@ from cierzo.errors import HubOfflineError
 from cierzo.settings import load_settings
 
 
-def pytest_configure() -> None:
-    """CIERZO_ISA holds for tests that call the kernels directly, too (`make test`)."""
+def pytest_configure(config: pytest.Config) -> None:
+    """CIERZO_ISA holds for tests that call the kernels directly, too (`make test`); nobody's data
+    folder is touched."""
+    data = tempfile.TemporaryDirectory(prefix="cierzo-data-")
+    config.add_cleanup(data.cleanup)
+    os.environ["CIERZO_DATA"] = data.name
     isa = load_settings().isa
     if isa is not None:
         kernels.set_isa(isa)

@@ -10,12 +10,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cierzo"
 
-_NOUNS = {"chat_template", "config", "errors", "machine"}
+_NOUNS = {"chat_template", "config", "errors", "ids", "machine"}
 _ENGINE = _NOUNS | {"kernels", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "chat_template": set(),
+    "ids": set(),
     "machine": set(),
     "settings": _NOUNS,
     "kernels": _NOUNS,
@@ -23,9 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": _ENGINE,
     "tokenizer": _NOUNS,
     "hub": _NOUNS,
+    "store": _NOUNS,
     "llm": _ENGINE | {"engine", "tokenizer", "hub", "settings"},
-    "server": _ENGINE | {"engine", "tokenizer"},
-    "cli": _ENGINE | {"engine", "tokenizer", "hub", "settings", "llm", "server"},
+    "server": _ENGINE | {"engine", "tokenizer", "store"},
+    "cli": _ENGINE | {"engine", "tokenizer", "store", "hub", "settings", "llm", "server"},
     "__init__": {"llm", "engine"},
     "__main__": {"cli"},
 }

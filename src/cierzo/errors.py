@@ -19,9 +19,12 @@
     │   ├── ContextOverflowError      prompt (+ max_tokens) over the context
     │   ├── GrammarError              a schema or grammar that cannot be compiled
     │   └── UnsupportedRequestError   a field whose feature is not built or not in this model
-    └── EngineError               the running engine
-        ├── QueueFullError            too many requests waiting; carries `retry_after_s`
-        └── EngineStoppedError        submitted after, or cut off by, shutdown
+    ├── EngineError               the running engine
+    │   ├── QueueFullError            too many requests waiting; carries `retry_after_s`
+    │   └── EngineStoppedError        submitted after, or cut off by, shutdown
+    └── StoreError                what must survive: keys, prices, the ledger, files, jobs
+        ├── StoreNotFoundError        no workspace, key, … by that name or id
+        └── StoreUnavailableError     a database that is away, locked or full
 
 A message names the thing, the rule, the offending value and the remedy.
 This module imports nothing of ours, so every layer may raise from it.
@@ -124,3 +127,15 @@ class QueueFullError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is shut down, or was while the request ran."""
+
+
+class StoreError(CierzoError):
+    """Something about what must survive."""
+
+
+class StoreNotFoundError(StoreError):
+    """Nothing of that name or id in the store, or nothing of the caller's."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database is away, locked or full, and stayed so."""

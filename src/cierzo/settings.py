@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -29,6 +29,15 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         Path("~/.cache/cierzo"), description="Folder of pulled models and packed copies."
+    )
+    data: Path = Field(
+        Path("~/.local/share/cierzo"),
+        description="Folder of what must survive: the database, uploaded files.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="Database of keys, usage and jobs, as postgresql://user:password@host/name;"
+        " unset: an SQLite file in the data folder.",
     )
     isa: Literal["portable", "avx2", "avx512", "amx"] | None = Field(
         None, description="Instruction set of the kernels; unset: the best this processor has."
@@ -99,7 +108,8 @@ def load_settings(flags: Mapping[str, Any] | None = None, base: Settings | None 
         settings = Settings(**((base.model_dump() if base else {}) | given))
     except ValidationError as error:
         raise SettingError(_explain(error, given)) from error
-    return settings.model_copy(update={"home": settings.home.expanduser()})
+    folders = {"home": settings.home.expanduser(), "data": settings.data.expanduser()}
+    return settings.model_copy(update=folders)
 
 
 def help_of(name: str) -> str:

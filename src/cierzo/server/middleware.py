@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
-import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cierzo.ids import new_id
 from cierzo.server.error_responses import error_response, response_for
 from cierzo.server.metrics import Metrics
 
@@ -19,14 +17,6 @@ logger = logging.getLogger(__name__)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-
-
-def new_request_id() -> str:
-    """A UUIDv7: unix milliseconds first, so that ids sort by time."""
-    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    return str(uuid.UUID(int=value))
 
 
 class RequestIdMiddleware:
@@ -42,7 +32,7 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = new_request_id()
+        request_id = new_id()
         scope.setdefault("state", {})["request_id"] = request_id
 
         has_started = False

@@ -1,0 +1,125 @@
+"""The tables, as the newest migration leaves them. Times are unix milliseconds, money is micros.
+
+A micro is a millionth of a dollar. Rows that others refer to are never deleted: a key is
+revoked, a workspace archived, and the ledger keeps their names' meaning.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+DEFAULT_ID = "default"
+"""Of the organisation and of the workspace that exist from the beginning."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+_ID = String(64)
+
+
+def _limits() -> tuple[Column[int], ...]:
+    """What a workspace or a key may use; NULL is no limit (`limits.py`)."""
+    return (
+        Column("budget_micros_month", BigInteger),
+        Column("requests_per_minute", Integer),
+        Column("tokens_per_minute", Integer),
+        Column("tokens_per_month", BigInteger),
+        Column("max_concurrent", Integer),
+    )
+
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("organisation_id", _ID, ForeignKey("organisations.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("archived_at_ms", BigInteger),
+    *_limits(),
+    UniqueConstraint("organisation_id", "name"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("workspace_id", _ID, ForeignKey("workspaces.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("secret_sha256", LargeBinary(32), nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("endpoints", JSON(none_as_null=True)),
+    Column("models", JSON(none_as_null=True)),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    *_limits(),
+    Index(
+        "uq_api_keys_live_name",
+        "workspace_id",
+        "name",
+        unique=True,
+        sqlite_where=text("revoked_at_ms IS NULL"),
+        postgresql_where=text("revoked_at_ms IS NULL"),
+    ),
+)
+
+usage_records = Table(
+    "usage_records",
+    metadata,
+    Column("request_id", _ID, primary_key=True),
+    Column("created_at_ms", BigInteger, nullable=False, index=True),
+    Column("workspace_id", _ID, ForeignKey("workspaces.id"), nullable=False),
+    Column("key_id", _ID, ForeignKey("api_keys.id")),
+    Column("model", String(400), nullable=False),
+    Column("endpoint", String(100), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("is_batch", Boolean, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("price_micros", BigInteger, nullable=False),
+    Index(None, "workspace_id", "created_at_ms"),
+    Index(None, "key_id", "created_at_ms"),
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("model", String(400), primary_key=True),
+    Column("effective_at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("input_micros", BigInteger, nullable=False),
+    Column("output_micros", BigInteger, nullable=False),
+    Column("cached_percent", Integer, nullable=False),
+    Column("batch_percent", Integer, nullable=False),
+)
