@@ -15,6 +15,9 @@ namespace cierzo {
 struct ForwardInput;  // forward_input.h
 class KVCache;        // kv_cache.h
 
+// In the products the first `num_prompt_rows` rows are prompt tokens, which int4 and int8 weights
+// meet as bf16; the others meet them as integers.
+
 // out[rows, n_out] (+)= x[rows, n_in] · Wᵀ, expert 0 of `weight`.
 struct MatmulArgs {
     float* out;
@@ -22,6 +25,7 @@ struct MatmulArgs {
     int64_t rows;
     const PackedWeight* weight;
     bool accumulate;  // add to `out` instead of replacing it
+    int64_t num_prompt_rows;
 };
 
 // out[rows, hidden] = silu(x · gateᵀ) ⊙ (x · upᵀ). `gate_up` has 2 × hidden_padded outputs, 16 of
@@ -32,6 +36,7 @@ struct MatmulSwigluArgs {
     int64_t rows;
     int64_t hidden;
     const PackedWeight* gate_up;
+    int64_t num_prompt_rows;
 };
 
 // x[rows, dim] += Σ over the chosen experts e of weight_e · FF_e(h[rows, dim]).
@@ -46,6 +51,7 @@ struct MoeArgs {
     const PackedWeight* down;
     int64_t num_experts_per_tok;
     float* expert_counts;  // [num_experts], added to; or null
+    int64_t num_prompt_rows;
 };
 
 // q_out[T, n_heads * head_dim] = rope(q) · query_scale; k (rotated) and v go to the cache.

@@ -12,26 +12,29 @@ namespace {
 constexpr int64_t kAloneOps = 1 << 17;
 
 template <class Epilogue>
-void multiply(const float* x, int64_t rows, const PackedWeight& weight, int64_t granule,
-              const Epilogue& epilogue) {
+void multiply(const float* x, int64_t rows, int64_t num_prompt_rows, const PackedWeight& weight,
+              int64_t granule, const Epilogue& epilogue) {
     if (rows == 0) return;
-    Job job{Activations(weight.format, rows, weight.n_in), 0, 0};
+    const int64_t split = num_bf16_rows(weight, rows, num_prompt_rows);
+    Job jobs[2] = {{Activations(WeightFormat::kBf16, split, weight.n_in), 0, 0},
+                   {Activations(weight.format, rows - split, weight.n_in), 0, split}};
+    const int64_t nbytes = rows_nbytes(jobs, 2);
     // A single row is prepared by every thread for itself: cheaper than waiting for another to do
     // it.
     const bool local = rows == 1;
-    if (!local) job.x.set_memory(scratch_array<uint8_t>(ScratchSlot::kActivations, job.x.nbytes()));
+    if (!local) place_rows(jobs, 2, scratch_array<uint8_t>(ScratchSlot::kActivations, nbytes));
     const auto region = [&](const Team& team) {
-        Job mine = job;
+        Job mine[2] = {jobs[0], jobs[1]};
         if (local) {
-            mine.x.set_memory(
-                scratch_array<uint8_t>(ScratchSlot::kLocalActivations, mine.x.nbytes()));
-            mine.x.prepare(x, nullptr, 0, rows);
+            place_rows(mine, 2, scratch_array<uint8_t>(ScratchSlot::kLocalActivations, nbytes));
+            prepare_rows(mine, 2, x, nullptr, 0, rows);
         } else {
             const auto [begin, end] = team.share(rows);
-            mine.x.prepare(x, nullptr, begin, end);
+            prepare_rows(mine, 2, x, nullptr, begin, end);
             team.barrier();
         }
-        run_jobs(team, 0, &mine, 1, weight, granule, epilogue);
+        for (int c = 0; c < 2; ++c)
+            run_jobs(team, c, mine + c, mine[c].x.rows() > 0, weight, granule, epilogue);
     };
     if (rows * weight.n_out * weight.n_in < kAloneOps)
         ThreadPool::instance().run_alone(region);
@@ -74,12 +77,12 @@ void store_swiglu(float* out, int64_t hidden, const Sums& sums) {
 }
 
 void matmul(const MatmulArgs& a) {
-    multiply(a.x, a.rows, *a.weight, 1,
+    multiply(a.x, a.rows, a.num_prompt_rows, *a.weight, 1,
              [&](const Sums& sums) { store_sums(a.out, a.weight->n_out, sums, a.accumulate); });
 }
 
 void matmul_swiglu(const MatmulSwigluArgs& a) {
-    multiply(a.x, a.rows, *a.gate_up, 2,
+    multiply(a.x, a.rows, a.num_prompt_rows, *a.gate_up, 2,
              [&](const Sums& sums) { store_swiglu(a.out, a.hidden, sums); });
 }
 

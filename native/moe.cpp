@@ -1,7 +1,8 @@
 // The sparse feed-forward layer: route all rows, sort them by expert, one product per chosen expert
 // over just its rows, and add up. Weights of an expert that no row chose are never touched.
 //
-// A slot is one (row, chosen expert) pair; slots are ordered by expert, then by row.
+// A slot is one (row, chosen expert) pair; slots are ordered by numerics (those of bf16 rows
+// first), then by expert, then by row.
 #include "kernel_functions.h"
 #include "product_jobs.h"
 #include "simd.h"
@@ -81,68 +82,66 @@ struct SparsePlan {
     Choice* choices;       // [rows][num_experts_per_tok]
     int32_t* row_of_slot;  // [slots]
     int64_t num_slots;
-    Job* up_jobs;    // gate and up, one per chosen expert
+    Job* up_jobs;    // gate and up, one per chosen expert and kind of numerics
     Job* down_jobs;  // the same slots
     int64_t num_jobs;
-    float* hidden;      // [slots][hidden]
-    float* expert_out;  // [slots][dim]
+    int64_t num_bf16_jobs;  // the first ones
+    float* hidden;          // [slots][hidden]
+    float* expert_out;      // [slots][dim]
 };
 
-// Stable counting sort of all choices by expert.
-void sort_by_expert(const MoeArgs& a, SparsePlan& plan, int32_t* offsets, int64_t num_experts) {
-    for (int64_t e = 0; e <= num_experts; ++e) offsets[e] = 0;
-    for (int64_t s = 0; s < plan.num_slots; ++s) ++offsets[plan.choices[s].expert + 1];
-    for (int64_t e = 0; e < num_experts; ++e) {
-        if (a.expert_counts != nullptr) a.expert_counts[e] += float(offsets[e + 1]);
-        const int64_t rows = offsets[e + 1];
+// Stable counting sort of all choices. `offsets` has room for one value per bucket, and one more.
+void sort_slots(const MoeArgs& a, SparsePlan& plan, int32_t* offsets, int64_t num_experts) {
+    const int64_t num_buckets = 2 * num_experts;
+    const int64_t bf16_slots = a.num_prompt_rows * a.num_experts_per_tok;
+    const auto bucket = [&](int64_t slot) {
+        return plan.choices[slot].expert + (slot < bf16_slots ? 0 : num_experts);
+    };
+    for (int64_t b = 0; b <= num_buckets; ++b) offsets[b] = 0;
+    for (int64_t s = 0; s < plan.num_slots; ++s) ++offsets[bucket(s) + 1];
+    for (int64_t b = 0; b < num_buckets; ++b) {
+        const bool bf16 = b < num_experts;
+        const int64_t expert = bf16 ? b : b - num_experts;
+        const int64_t rows = offsets[b + 1];
+        if (a.expert_counts != nullptr) a.expert_counts[expert] += float(rows);
         if (rows > 0) {
-            plan.up_jobs[plan.num_jobs] = {Activations(a.gate_up->format, rows, a.dim), e,
-                                           offsets[e]};
-            plan.down_jobs[plan.num_jobs] = {Activations(a.down->format, rows, a.hidden), e,
-                                             offsets[e]};
+            const auto format = [&](const PackedWeight& weight) {
+                return bf16 ? WeightFormat::kBf16 : weight.format;
+            };
+            plan.up_jobs[plan.num_jobs] = {Activations(format(*a.gate_up), rows, a.dim), expert,
+                                           offsets[b]};
+            plan.down_jobs[plan.num_jobs] = {Activations(format(*a.down), rows, a.hidden), expert,
+                                             offsets[b]};
             ++plan.num_jobs;
+            plan.num_bf16_jobs += bf16;
         }
-        offsets[e + 1] += offsets[e];
+        offsets[b + 1] += offsets[b];
     }
     for (int64_t s = 0; s < plan.num_slots; ++s) {
         Choice& choice = plan.choices[s];
-        choice.slot = offsets[choice.expert]++;
+        choice.slot = offsets[bucket(s)]++;
         plan.row_of_slot[choice.slot] = int32_t(s / a.num_experts_per_tok);
     }
 }
 
-// Gives the jobs their memory, one after another; both products use the same, in turn.
+// Gives the jobs their memory; both products use the same, in turn.
 void place_activations(SparsePlan& plan) {
-    int64_t up_nbytes = 0, down_nbytes = 0;
-    for (int64_t j = 0; j < plan.num_jobs; ++j) {
-        up_nbytes += plan.up_jobs[j].x.nbytes();
-        down_nbytes += plan.down_jobs[j].x.nbytes();
-    }
+    const int64_t up_nbytes = rows_nbytes(plan.up_jobs, plan.num_jobs);
+    const int64_t down_nbytes = rows_nbytes(plan.down_jobs, plan.num_jobs);
     uint8_t* memory = scratch_array<uint8_t>(ScratchSlot::kActivations,
                                              up_nbytes > down_nbytes ? up_nbytes : down_nbytes);
-    uint8_t* up = memory;
-    uint8_t* down = memory;
-    for (int64_t j = 0; j < plan.num_jobs; ++j) {
-        plan.up_jobs[j].x.set_memory(up);
-        plan.down_jobs[j].x.set_memory(down);
-        up += plan.up_jobs[j].x.nbytes();
-        down += plan.down_jobs[j].x.nbytes();
-    }
+    place_rows(plan.up_jobs, plan.num_jobs, memory);
+    place_rows(plan.down_jobs, plan.num_jobs, memory);
 }
 
-// Prepares slots [begin, end) from x, where row_of_slot (or the slot itself) says which row.
-void prepare_slots(const Job* jobs, int64_t num_jobs, const float* x, const int32_t* row_of_slot,
-                   int64_t begin, int64_t end) {
-    for (int64_t j = 0; j < num_jobs; ++j) {
-        const Job& job = jobs[j];
-        const int64_t from = begin > job.first_row ? begin - job.first_row : 0;
-        const int64_t left = end - job.first_row;
-        const int64_t to = left < job.x.rows() ? left : job.x.rows();
-        if (row_of_slot != nullptr)
-            job.x.prepare(x, row_of_slot + job.first_row, from, to);
-        else
-            job.x.prepare(x + job.first_row * job.x.n_in(), nullptr, from, to);
-    }
+// Both kinds of jobs; `sequence` and the next one are used up.
+template <class Epilogue>
+void run_sparse(const Team& team, int sequence, const Job* jobs, const SparsePlan& plan,
+                const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
+    const int64_t num_bf16 = plan.num_bf16_jobs;
+    run_jobs(team, sequence, jobs, num_bf16, weight, granule, epilogue);
+    run_jobs(team, sequence + 1, jobs + num_bf16, plan.num_jobs - num_bf16, weight, granule,
+             epilogue);
 }
 
 void add_experts(const MoeArgs& a, const SparsePlan& plan, int64_t begin, int64_t end) {
@@ -169,30 +168,31 @@ void moe(const MoeArgs& a) {
     const int64_t num_experts = a.gate_up->n_experts;
     SparsePlan plan = {};
     plan.num_slots = a.rows * a.num_experts_per_tok;
+    const int64_t max_jobs = 2 * num_experts;
     uint8_t* memory = scratch_array<uint8_t>(
-        ScratchSlot::kRouting, 2 * num_experts * int64_t(sizeof(Job)) +
+        ScratchSlot::kRouting, 2 * max_jobs * int64_t(sizeof(Job)) +
                                    plan.num_slots * int64_t(sizeof(Choice) + sizeof(int32_t)) +
-                                   (num_experts + 1) * int64_t(sizeof(int32_t)));
+                                   (max_jobs + 1) * int64_t(sizeof(int32_t)));
     plan.up_jobs = reinterpret_cast<Job*>(memory);
-    plan.down_jobs = plan.up_jobs + num_experts;
-    plan.choices = reinterpret_cast<Choice*>(plan.down_jobs + num_experts);
+    plan.down_jobs = plan.up_jobs + max_jobs;
+    plan.choices = reinterpret_cast<Choice*>(plan.down_jobs + max_jobs);
     plan.row_of_slot = reinterpret_cast<int32_t*>(plan.choices + plan.num_slots);
     plan.hidden = scratch_array<float>(ScratchSlot::kHidden, plan.num_slots * a.hidden);
     plan.expert_out = scratch_array<float>(ScratchSlot::kExpertOut, plan.num_slots * a.dim);
     route(a, plan.choices, num_experts);
-    sort_by_expert(a, plan, plan.row_of_slot + plan.num_slots, num_experts);
+    sort_slots(a, plan, plan.row_of_slot + plan.num_slots, num_experts);
     place_activations(plan);
     ThreadPool::instance().run([&](const Team& team) {
         const auto [slot_begin, slot_end] = team.share(plan.num_slots);
-        prepare_slots(plan.up_jobs, plan.num_jobs, a.h, plan.row_of_slot, slot_begin, slot_end);
+        prepare_rows(plan.up_jobs, plan.num_jobs, a.h, plan.row_of_slot, slot_begin, slot_end);
         team.barrier();
-        run_jobs(team, 0, plan.up_jobs, plan.num_jobs, *a.gate_up, 2,
-                 [&](const Sums& sums) { store_swiglu(plan.hidden, a.hidden, sums); });
+        run_sparse(team, 0, plan.up_jobs, plan, *a.gate_up, 2,
+                   [&](const Sums& sums) { store_swiglu(plan.hidden, a.hidden, sums); });
         team.barrier();
-        prepare_slots(plan.down_jobs, plan.num_jobs, plan.hidden, nullptr, slot_begin, slot_end);
+        prepare_rows(plan.down_jobs, plan.num_jobs, plan.hidden, nullptr, slot_begin, slot_end);
         team.barrier();
-        run_jobs(team, 1, plan.down_jobs, plan.num_jobs, *a.down, 1,
-                 [&](const Sums& sums) { store_sums(plan.expert_out, a.dim, sums, false); });
+        run_sparse(team, 2, plan.down_jobs, plan, *a.down, 1,
+                   [&](const Sums& sums) { store_sums(plan.expert_out, a.dim, sums, false); });
         team.barrier();
         const auto [row_begin, row_end] = team.share(a.rows);
         add_experts(a, plan, row_begin, row_end);

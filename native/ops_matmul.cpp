@@ -17,6 +17,12 @@ void check_distinct(const char* op, const Tensor& out, const Tensor& x) {
     check(&out != &x, op, "out", "another tensor than the input", "the same");
 }
 
+void check_num_prompt_rows(const char* op, int64_t num_prompt_rows, const Tensor& x) {
+    check(num_prompt_rows >= 0 && num_prompt_rows <= x.rows(), op, "num_prompt_rows",
+          "between 0 and the " + std::to_string(x.rows()) + " rows of x",
+          std::to_string(num_prompt_rows));
+}
+
 }  // namespace
 
 WeightFormat weight_format(const std::string& dtype, bool affine) {
@@ -67,34 +73,40 @@ PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::
     return w;
 }
 
-void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate) {
+void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,
+            int64_t num_prompt_rows) {
     check_distinct("matmul", out, x);
     check(weight.n_experts == 1, "matmul", "weight", "a single matrix", shape_of(weight));
     check(x.cols() == weight.n_in, "matmul", "x", "[T, n_in] for weight " + shape_of(weight),
           x.shape());
     check(out.cols() == weight.n_out, "matmul", "out", "[T, n_out] for weight " + shape_of(weight),
           out.shape());
+    check_num_prompt_rows("matmul", num_prompt_rows, x);
     if (accumulate)
         check(out.rows() == x.rows(), "matmul", "out (accumulate)",
               "as many rows as x " + x.shape(), out.shape());
     else
         out.resize(x.rows());
-    kernels().matmul({out.data(), x.data(), x.rows(), &weight, accumulate});
+    kernels().matmul({out.data(), x.data(), x.rows(), &weight, accumulate, num_prompt_rows});
 }
 
-void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up) {
+void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up,
+                   int64_t num_prompt_rows) {
     check_distinct("matmul_swiglu", out, x);
     check(gate_up.n_experts == 1, "matmul_swiglu", "gate_up", "a single matrix", shape_of(gate_up));
     check(x.cols() == gate_up.n_in, "matmul_swiglu", "x",
           "[T, n_in] for gate_up " + shape_of(gate_up), x.shape());
     check(2 * round_up(out.cols(), kPanel) == gate_up.n_out, "matmul_swiglu", "gate_up",
           "[2 * hidden rounded up to 16, n_in] for out " + out.shape(), shape_of(gate_up));
+    check_num_prompt_rows("matmul_swiglu", num_prompt_rows, x);
     out.resize(x.rows());
-    kernels().matmul_swiglu({out.data(), x.data(), x.rows(), out.cols(), &gate_up});
+    kernels().matmul_swiglu(
+        {out.data(), x.data(), x.rows(), out.cols(), &gate_up, num_prompt_rows});
 }
 
 void moe(Tensor& x, const Tensor& h, const Tensor& router, const PackedWeight& gate_up,
-         const PackedWeight& down, int64_t num_experts_per_tok, Tensor* expert_counts) {
+         const PackedWeight& down, int64_t num_experts_per_tok, Tensor* expert_counts,
+         int64_t num_prompt_rows) {
     const int64_t dim = x.cols();
     const int64_t num_experts = router.rows();
     check_distinct("moe", x, h);
@@ -117,9 +129,10 @@ void moe(Tensor& x, const Tensor& h, const Tensor& router, const PackedWeight& g
               (expert_counts->rows() == 1 && expert_counts->cols() == num_experts),
           "moe", "expert_counts", "[1, " + std::to_string(num_experts) + "]",
           expert_counts == nullptr ? "" : expert_counts->shape());
+    check_num_prompt_rows("moe", num_prompt_rows, x);
     kernels().moe({x.data(), h.data(), x.rows(), dim, down.n_in, router.data(), &gate_up, &down,
-                   num_experts_per_tok,
-                   expert_counts == nullptr ? nullptr : expert_counts->data()});
+                   num_experts_per_tok, expert_counts == nullptr ? nullptr : expert_counts->data(),
+                   num_prompt_rows});
 }
 
 void gather_rows(Tensor& out, const Tensor& x, const int32_t* rows, int64_t num_rows) {

@@ -52,7 +52,8 @@ struct Block {
     int pitch;        // rows of room
 };
 
-// All rows of one operand. A value type: the memory is the caller's.
+// All rows of one operand, prepared for weights of `format`; rows of prompt tokens are prepared as
+// for bf16, whatever the weights are. A value type: the memory is the caller's.
 class Activations {
   public:
     Activations(WeightFormat format, int64_t rows, int64_t n_in);
@@ -86,7 +87,7 @@ class Activations {
 // sums[p][row][16] = Σ x · w of panels [panel, panel + num_panels) for the rows of blocks
 // [block_begin, block_end); `row` counts from the first block, pitch = 16 * (block_end -
 // block_begin). Rows past the last one may be written with anything. Call inside a TileScope of the
-// weight's format.
+// rows' format.
 void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
                     const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels);
 
@@ -95,7 +96,6 @@ void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t b
                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
                int64_t num_panels);
 void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
-                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
-                int64_t num_panels);
+                int64_t block_end, const uint8_t* panel, int64_t num_panels);
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -3,7 +3,9 @@
 // tdpbf16ps takes 32 inputs: from zero, one chain of fused multiply-adds over the even inputs and
 // one over the odd ones, then acc += even + odd, denormals flushed. The vector path does the same
 // in the same order.
+#include "dequantize.h"
 #include "product.h"
+#include "scratch.h"
 #include "simd.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
@@ -132,20 +134,37 @@ void tile_panels(float* sums, int64_t panel_pitch, const Activations& x, int64_t
 
 }  // namespace
 
+void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
+                    const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels) {
+    const int64_t panel_pitch = (block_end - block_begin) * kBlockRows * kPanel;
+    const uint8_t* first = weight.panel(expert, panel);
+    if (x.format() != WeightFormat::kBf16) {
+        int_panel(sums, panel_pitch, x, block_begin, block_end, weight, first, num_panels);
+        return;
+    }
+    if (weight.format != WeightFormat::kBf16) {
+        const int64_t num_tiles = num_panels * weight.num_groups();
+        uint8_t* tiles = scratch_array<uint8_t>(ScratchSlot::kDequantized, num_tiles * kTileNbytes);
+        dequantize_tiles(tiles, weight.format, first, num_tiles);
+        first = tiles;
+    }
+    bf16_panel(sums, panel_pitch, x, block_begin, block_end, first, num_panels);
+}
+
 void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
-                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
-                int64_t num_panels) {
+                int64_t block_end, const uint8_t* panel, int64_t num_panels) {
+    const int64_t panel_nbytes = x.num_groups() * kTileNbytes;
     int64_t vector_begin = block_begin;
 #if CIERZO_ISA_LEVEL >= 3
-    vector_begin = use_amx(weight.format, x.block(block_end - 1).rows) ? block_end : block_end - 1;
+    vector_begin = use_amx(x.format(), x.block(block_end - 1).rows) ? block_end : block_end - 1;
     if (vector_begin > block_begin)
-        tile_panels(sums, panel_pitch, x, block_begin, vector_begin, panel, weight.panel_nbytes(),
+        tile_panels(sums, panel_pitch, x, block_begin, vector_begin, panel, panel_nbytes,
                     num_panels);
 #endif
     for (int64_t b = vector_begin; b < block_end; ++b)
         for (int64_t p = 0; p < num_panels; ++p)
             vector_block(sums + p * panel_pitch + (b - block_begin) * kBlockRows * kPanel,
-                         x.block(b), panel + p * weight.panel_nbytes(), x.num_groups());
+                         x.block(b), panel + p * panel_nbytes, x.num_groups());
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

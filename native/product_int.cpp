@@ -264,14 +264,4 @@ void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t b
     }
 }
 
-void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
-                    const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels) {
-    const int64_t panel_pitch = (block_end - block_begin) * kBlockRows * kPanel;
-    const uint8_t* first = weight.panel(expert, panel);
-    if (weight.format == WeightFormat::kBf16)
-        bf16_panel(sums, panel_pitch, x, block_begin, block_end, weight, first, num_panels);
-    else
-        int_panel(sums, panel_pitch, x, block_begin, block_end, weight, first, num_panels);
-}
-
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -14,6 +14,41 @@ struct Job {
     int64_t first_row;
 };
 
+// How many of a product's rows are multiplied in bf16; the others, after them, as integers.
+inline int64_t num_bf16_rows(const PackedWeight& weight, int64_t rows, int64_t num_prompt_rows) {
+    return weight.format == WeightFormat::kBf16 ? rows : num_prompt_rows;
+}
+
+// Prepares rows [begin, end) of the caller's numbering; row i is x + row_ids[i] * n_in, or
+// x + i * n_in without row_ids.
+inline void prepare_rows(const Job* jobs, int64_t num_jobs, const float* x, const int32_t* row_ids,
+                         int64_t begin, int64_t end) {
+    for (int64_t j = 0; j < num_jobs; ++j) {
+        const Job& job = jobs[j];
+        const int64_t from = begin > job.first_row ? begin - job.first_row : 0;
+        const int64_t left = end - job.first_row;
+        const int64_t to = left < job.x.rows() ? left : job.x.rows();
+        if (row_ids != nullptr)
+            job.x.prepare(x, row_ids + job.first_row, from, to);
+        else
+            job.x.prepare(x + job.first_row * job.x.n_in(), nullptr, from, to);
+    }
+}
+
+inline int64_t rows_nbytes(const Job* jobs, int64_t num_jobs) {
+    int64_t nbytes = 0;
+    for (int64_t j = 0; j < num_jobs; ++j) nbytes += jobs[j].x.nbytes();
+    return nbytes;
+}
+
+// Gives the jobs' rows their memory, one after another.
+inline void place_rows(Job* jobs, int64_t num_jobs, uint8_t* memory) {
+    for (int64_t j = 0; j < num_jobs; ++j) {
+        jobs[j].x.set_memory(memory);
+        memory += jobs[j].x.nbytes();
+    }
+}
+
 // Sums ready for the epilogue: rows [row, row + num_rows) in the caller's numbering, panels
 // [panel, panel + num_panels); those of panel p, row r are at sums + p * pitch + r * 16.
 struct Sums {
@@ -40,7 +75,7 @@ struct UnitPlan {
 inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight& weight,
                            int64_t granule, int64_t num_threads) {
     const int64_t row_nbytes =
-        weight.num_groups() * (weight.format == WeightFormat::kBf16 ? 2 * kGroup : kGroup + 8);
+        weight.num_groups() * (jobs[0].x.format() == WeightFormat::kBf16 ? 2 * kGroup : kGroup + 8);
     int64_t row_blocks = kRowsNbytes / (row_nbytes * kBlockRows);
     if (row_blocks < 2) row_blocks = 2;
     int64_t total_panels = 0;
@@ -56,15 +91,16 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
     return {row_blocks, even};
 }
 
-// Multiplies every job's rows with every panel; epilogue(const Sums&) runs on the thread that has
-// them.
+// Multiplies every job's rows, all of one format, with every panel; epilogue(const Sums&) runs on
+// the thread that has them.
 template <class Epilogue>
 void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
               const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
+    if (num_jobs == 0) return;
     const UnitPlan plan = plan_units(jobs, num_jobs, weight, granule, team.num_threads());
     const int64_t num_panels = weight.num_panels();
     const int64_t units_across = (num_panels + plan.panels - 1) / plan.panels;
-    const TileScope tiles(weight.format);
+    const TileScope tiles(jobs[0].x.format());
     int64_t job = 0, units_before = 0;
     for (int64_t unit = team.next(sequence);; unit = team.next(sequence)) {
         int64_t units_down = 0;

@@ -239,14 +239,21 @@ def _matmul(d: Draw) -> Call:
     out, x = d.tensor(rows, n_out), d.tensor(rows, n_in)
     accumulate = d.of(False, True)
     weight = d.packed(n_out, n_in)
-    return kernels.matmul, {"out": out, "x": x, "weight": weight, "accumulate": accumulate}
+    return kernels.matmul, {
+        **{"out": out, "x": x, "weight": weight, "accumulate": accumulate},
+        "num_prompt_rows": d.of(0, rows // 2, rows),
+    }
 
 
 def _matmul_swiglu(d: Draw) -> Call:
     rows, n_in, hidden = d.rows(), d.width(), d.width()
     gate_up = d.packed(2 * (-(-hidden // 16) * 16), n_in)
     out, x = d.tensor(d.rows(), hidden), d.tensor(rows, n_in)
-    return kernels.matmul_swiglu, {"out": out, "x": x, "gate_up": gate_up}
+    prompt = d.of(0, rows // 2, rows)
+    return kernels.matmul_swiglu, {
+        **{"out": out, "x": x, "gate_up": gate_up},
+        "num_prompt_rows": prompt,
+    }
 
 
 def _moe(d: Draw) -> Call:
@@ -259,6 +266,7 @@ def _moe(d: Draw) -> Call:
         "down": d.packed(dim, hidden, num_experts),
         "num_experts_per_tok": d.rng.randint(1, num_experts),
         "expert_counts": d.of(None, d.tensor(1, num_experts)),
+        "num_prompt_rows": d.of(0, rows // 2, rows),
     }
 
 

@@ -57,9 +57,17 @@ def unpack(
 ) -> NDArray[np.float32]: ...
 def packed_nbytes(dtype: str, affine: bool, n_out: int, n_in: int) -> int: ...
 
-# Forward ops: `out` is resized by the op.
-def matmul(out: Tensor, x: Tensor, weight: PackedWeight, accumulate: bool = False) -> None: ...
-def matmul_swiglu(out: Tensor, x: Tensor, gate_up: PackedWeight) -> None: ...
+# Forward ops: `out` is resized by the op. The first `num_prompt_rows` rows are prompt tokens.
+def matmul(
+    out: Tensor,
+    x: Tensor,
+    weight: PackedWeight,
+    accumulate: bool = False,
+    num_prompt_rows: int = 0,
+) -> None: ...
+def matmul_swiglu(
+    out: Tensor, x: Tensor, gate_up: PackedWeight, num_prompt_rows: int = 0
+) -> None: ...
 def moe(
     x: Tensor,
     h: Tensor,
@@ -68,6 +76,7 @@ def moe(
     down: PackedWeight,
     num_experts_per_tok: int,
     expert_counts: Tensor | None = None,
+    num_prompt_rows: int = 0,
 ) -> None: ...
 def gather_rows(out: Tensor, x: Tensor, rows: NDArray[np.int32]) -> None: ...
 

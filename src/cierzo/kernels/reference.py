@@ -2,7 +2,8 @@
 
 Plain arrays and dequantised weights. Rows are quantised or rounded exactly as the kernels do
 (docs/architecture.md, "One numeric contract"), sums are taken in float64, so a kernel differs
-from its twin by float32 rounding of the sums only. Axes: T rows, E experts.
+from its twin by float32 rounding of the sums only. The first `num_prompt_rows` rows are prompt
+tokens: they and their weights are rounded to bf16. Axes: T rows, E experts.
 """
 
 from __future__ import annotations
@@ -53,10 +54,15 @@ def activations(x: Floats, dtype: WeightDtype) -> Floats:
     )
 
 
-def matmul(x: Floats, weight: Floats, dtype: WeightDtype) -> Floats:
+def matmul(x: Floats, weight: Floats, dtype: WeightDtype, num_prompt_rows: int = 0) -> Floats:
     """x [T, n_in] · weightᵀ, weight [n_out, n_in] dequantised."""
-    product = activations(x, dtype).astype(np.float64) @ weight.astype(np.float64).T
-    return product.astype(np.float32)
+    prompt, completion = x[:num_prompt_rows], x[num_prompt_rows:]
+    factors = [
+        (round_to_bf16(prompt), round_to_bf16(weight)),
+        (activations(completion, dtype), weight),
+    ]
+    products = [rows.astype(np.float64) @ w.astype(np.float64).T for rows, w in factors]
+    return np.concatenate(products).astype(np.float32)
 
 
 def silu(x: Floats) -> Floats:
@@ -76,9 +82,12 @@ def interleave_gate_up(gate: Floats, up: Floats) -> Floats:
     return both.reshape(2 * padded, dim)
 
 
-def matmul_swiglu(x: Floats, gate_up: Floats, hidden: int, dtype: WeightDtype) -> Floats:
+def matmul_swiglu(
+    x: Floats, gate_up: Floats, hidden: int, dtype: WeightDtype, num_prompt_rows: int = 0
+) -> Floats:
     """silu(x · gateᵀ) ⊙ (x · upᵀ) [T, hidden], gate_up interleaved as above."""
-    factors = matmul(x, gate_up, dtype).reshape(len(x), len(gate_up) // (2 * _PANEL), 2, _PANEL)
+    sums = matmul(x, gate_up, dtype, num_prompt_rows)
+    factors = sums.reshape(len(x), len(gate_up) // (2 * _PANEL), 2, _PANEL)
     product = silu(factors[:, :, 0]) * factors[:, :, 1]
     return np.ascontiguousarray(product.reshape(len(x), len(gate_up) // 2)[:, :hidden])
 
@@ -101,15 +110,18 @@ def moe(
     down: list[Floats],
     num_experts_per_tok: int,
     dtype: WeightDtype,
+    num_prompt_rows: int = 0,
 ) -> Floats:
     """x + Σ over the chosen experts of weight · FF(h); one gate_up and one down per expert."""
     out = x.astype(np.float64)
     expert_ids, expert_weights = route(h, router, num_experts_per_tok)
     for row, (ids, weights) in enumerate(zip(expert_ids, expert_weights, strict=True)):
+        is_prompt = int(row < num_prompt_rows)
         for expert_id, weight in zip(ids, weights, strict=True):
             hidden = down[expert_id].shape[1]
-            inner = matmul_swiglu(h[row : row + 1], gate_up[expert_id], hidden, dtype)
-            out[row] += weight * matmul(inner, down[expert_id], dtype)[0].astype(np.float64)
+            inner = matmul_swiglu(h[row : row + 1], gate_up[expert_id], hidden, dtype, is_prompt)
+            product = matmul(inner, down[expert_id], dtype, is_prompt)
+            out[row] += weight * product[0].astype(np.float64)
     return out.astype(np.float32)
 
 
