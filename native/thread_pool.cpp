@@ -136,47 +136,79 @@ void ThreadPool::run_region(RegionFunction function, const void* context, bool a
     const int n = alone ? 1 : choose_team();
     is_busy_.store(true, std::memory_order_relaxed);
     for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
-    if (n > 1) {
-        function_ = function;
-        context_ = context;
-        running_.store(n - 1, std::memory_order_relaxed);
-        for (Worker* worker : team_) post(*worker);
-    }
+    if (n > 1) call_team(function, context);
     {
         const FlushDenormals flush;
         function(context, Team(*this, 0, n));
     }
-    if (n > 1) spin_until([&] { return running_.load(std::memory_order_acquire) == 0; });
+    if (n > 1) await_team();
     is_busy_.store(false, std::memory_order_relaxed);
 }
 
+void ThreadPool::call_team(RegionFunction function, const void* context) {
+    const int n = 1 + int(team_.size());
+    int place = 0;
+    for (Worker* worker : team_) {
+        worker->place = ++place;
+        worker->team_size = n;
+        worker->function = function;
+        worker->context = context;
+        post(*worker);
+    }
+}
+
+void ThreadPool::await_team() {
+    for (const Worker* worker : team_) {
+        const uint32_t posted = worker->posted.load(std::memory_order_relaxed);
+        spin_until([&] { return worker->finished.load(std::memory_order_acquire) == posted; });
+    }
+    const uint64_t now = ticks();
+    for (Worker* worker : team_) worker->last_seen = now;
+}
+
 // Fills team_ with the workers that hold a core now, and returns the size of the team with the
-// caller. Sleepers are woken and given a moment.
+// caller. Sleepers are woken and given a moment. Who is not there may be waiting for a core that
+// the team holds, beside an idle one: it is sent to another.
 int ThreadPool::choose_team() {
     team_.clear();
+    held_cores_.assign(1, current_core());
+    const auto is_up = [](const auto& worker) { return is_fresh(*worker); };
     bool any_asleep = false;
     for (const auto& worker : workers_) {
         if (!worker->is_asleep.load(std::memory_order_relaxed)) continue;
+        worker->placement.keep_off(held_cores_);
         wake(*worker);
         any_asleep = true;
     }
     const uint64_t since = ticks();
-    const auto is_up = [](const auto& worker) { return is_fresh(*worker); };
     while (any_asleep && ticks() - since < kWakeTicks &&
            !std::all_of(workers_.begin(), workers_.end(), is_up))
         pause();
     for (const auto& worker : workers_) {
         if (!is_fresh(*worker)) continue;
         team_.push_back(worker.get());
-        worker->place = int(team_.size());
+    }
+    if (team_.size() < workers_.size()) {
+        for (const Worker* worker : team_)
+            held_cores_.push_back(worker->core.load(std::memory_order_relaxed));
+        for (const auto& worker : workers_)
+            if (!is_fresh(*worker)) worker->placement.keep_off(held_cores_);
     }
     return 1 + int(team_.size());
 }
 
+// A region with it ended just now, which costs no look at its heartbeat, or that is young.
 bool ThreadPool::is_fresh(const Worker& worker) {
     if (worker.is_asleep.load(std::memory_order_relaxed)) return false;
+    const uint64_t now = ticks();
+    if (now - worker.last_seen < kFreshTicks) return true;
     const uint64_t heartbeat = worker.heartbeat.load(std::memory_order_relaxed);
-    return int64_t(ticks() - heartbeat) < int64_t(kFreshTicks);
+    return int64_t(now - heartbeat) < int64_t(kFreshTicks);
+}
+
+void ThreadPool::beat(Worker& self) {
+    self.heartbeat.store(ticks(), std::memory_order_relaxed);
+    self.core.store(current_core(), std::memory_order_relaxed);
 }
 
 void ThreadPool::post(Worker& worker) {
@@ -194,10 +226,11 @@ void ThreadPool::worker_loop(Worker& self) {
     using Clock = std::chrono::steady_clock;
     constexpr auto kIdle = std::chrono::milliseconds(1);
     const FlushDenormals flush;
+    self.placement.begin();
     for (uint32_t seen = 0;;) {
         auto idle_since = Clock::now();
         for (int i = 1; self.posted.load(std::memory_order_acquire) == seen; ++i) {
-            self.heartbeat.store(ticks(), std::memory_order_relaxed);
+            beat(self);
             pause();
             if (i % 256 != 0) continue;
             // Who is done early, or came too late, is wanted again when the region ends.
@@ -210,9 +243,9 @@ void ThreadPool::worker_loop(Worker& self) {
         if (self.posted.load(std::memory_order_acquire) == seen) continue;
         ++seen;
         if (stopping_) return;
-        function_(context_, Team(*this, self.place, 1 + int(team_.size())));
-        self.heartbeat.store(ticks(), std::memory_order_relaxed);
-        running_.fetch_sub(1, std::memory_order_release);
+        self.function(self.context, Team(*this, self.place, self.team_size));
+        beat(self);
+        self.finished.store(seen, std::memory_order_release);
     }
 }
 

@@ -1,8 +1,8 @@
 // The one pool of compute threads. The caller of a region works in it too, so a pool of n threads
 // keeps n - 1 workers, and no more threads than that ever spin. Idle workers spin for about a
 // millisecond (a decode step issues a region every few microseconds, and a futex wake costs more
-// than a small kernel), then sleep. Threads inherit the affinity of whoever created them; nothing
-// is pinned.
+// than a small kernel), then sleep. Workers inherit the affinity of whoever created them; one that
+// shares a core with the caller is moved off it.
 //
 // A region is shared only by the workers that hold a core at that moment: a spinning worker writes
 // a heartbeat, and one whose heartbeat is old (pushed off its core by other work) is left out
@@ -17,6 +17,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "placement.h"
 
 namespace cierzo {
 
@@ -41,7 +43,7 @@ class Team {
     }
 
     // Dynamic chunking: the next untaken index of a sequence, counting up from 0 over all threads
-    // of the region. 0 <= sequence < 4: a region of several phases uses one for each.
+    // of the region. 0 <= sequence < 8: a region of several phases uses one for each.
     int64_t next(int sequence = 0) const;
 
   private:
@@ -100,13 +102,21 @@ class ThreadPool {
     friend class Team;
     using RegionFunction = void (*)(const void*, const Team&);
 
-    // One worker's mailbox, on cache lines of its own: others look at each all the time.
+    // One worker's mailbox. Each group is written by one side and read by the other, so it lies on
+    // a cache line of its own: a call into a region is one line, and so is the answer.
     struct Worker {
         alignas(64) std::atomic<uint32_t> posted{0};  // incremented to call it into a region
         int place = 0;                                // its thread number there
+        int team_size = 0;
+        RegionFunction function = nullptr;
+        const void* context = nullptr;
+        alignas(64) std::atomic<uint32_t> finished{0};  // as `posted`, when it is through
         alignas(64) std::atomic<uint64_t> heartbeat{0};
+        std::atomic<int> core{-1};  // as of the heartbeat
         alignas(64) std::atomic<bool> is_asleep{false};
-        std::atomic<uint32_t> alarm{0};  // incremented to end its sleep
+        std::atomic<uint32_t> alarm{0};      // incremented to end its sleep
+        alignas(64) uint64_t last_seen = 0;  // the caller's: when a region with it ended
+        Placement placement;
         std::thread thread;
     };
 
@@ -115,25 +125,26 @@ class ThreadPool {
     int choose_team();
     void worker_loop(Worker& self);
     void sleep(Worker& self, uint32_t seen);
+    static void beat(Worker& self);
     static void post(Worker& worker);
     static void wake(Worker& worker);
     static bool is_fresh(const Worker& worker);
+    void call_team(RegionFunction function, const void* context);
+    void await_team();
     void barrier(int num_threads);
     void stop_workers();
 
     std::mutex region_mutex_;  // one region, or one change of size, at a time
     std::vector<std::unique_ptr<Worker>> workers_;
-    std::vector<Worker*> team_;  // the workers of the region
+    std::vector<Worker*> team_;    // the workers of the region
+    std::vector<int> held_cores_;  // theirs and the caller's
     std::atomic<int> num_threads_{1};
-    RegionFunction function_ = nullptr;
-    const void* context_ = nullptr;
     bool stopping_ = false;
     // Each on its own cache line: they are written by different threads.
     alignas(64) std::atomic<bool> is_busy_{false};  // a region is running, whoever is in it
-    alignas(64) std::atomic<int> running_{0};       // workers still inside the region
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
-    alignas(64) std::atomic<int64_t> counters_[4] = {};
+    alignas(64) std::atomic<int64_t> counters_[8] = {};
 };
 
 }  // namespace cierzo

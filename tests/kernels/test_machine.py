@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -106,6 +108,25 @@ def test_other_work_on_the_cores_changes_no_bit() -> None:
         for _ in range(100):
             matmul(out, x, weight.packed)
             np.testing.assert_array_equal(out.numpy(), expected)
+
+
+def test_a_worker_keeps_off_the_callers_core() -> None:
+    weight = random_weight("int4", False, 256, 1024)
+    x, out = Tensor.from_numpy(normal(1, 4, 1024)), Tensor(4, 256)
+    set_num_threads(1)
+    before = set(os.listdir("/proc/self/task"))
+    set_num_threads(2)
+    matmul(out, x, weight.packed)  # by now the worker has begun
+    (worker,) = (int(task) for task in set(os.listdir("/proc/self/task")) - before)
+    allowed = os.sched_getaffinity(0)
+    try:
+        for core in allowed:
+            os.sched_setaffinity(0, {core})
+            time.sleep(0.02)  # the worker falls asleep, and is woken elsewhere
+            matmul(out, x, weight.packed)
+            assert os.sched_getaffinity(worker) == (allowed - {core} or allowed)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_ops_from_several_python_threads_take_turns() -> None:
