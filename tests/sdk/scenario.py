@@ -134,6 +134,22 @@ def parse(client: Any, model: str) -> None:
     assert text.lstrip().startswith("{")
 
 
+def fim(client: Any, model: str) -> None:
+    """Where the model can fill in the middle; elsewhere it says that it cannot."""
+    fields = {"model": model, "prompt": "def f(", "suffix": "return x", "max_tokens": 8}
+    fields |= {"temperature": 0.0}
+    if not client.models.retrieve(model_id=model).capabilities.completion_fim:
+        refused = raises(errors.SDKError, lambda: client.fim.complete(**fields))
+        assert refused.status_code == 400 and "fill in the middle" in refused.body
+        return
+    answer = client.fim.complete(**fields)
+    assert answer.usage.completion_tokens > 0 and answer.model == model
+    whole = answer.choices[0].message.content
+    chunks = [event.data for event in client.fim.stream(**fields)]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    assert chunks[-1].usage.completion_tokens == answer.usage.completion_tokens
+
+
 def refusals(client: Any, model: str) -> None:
     unknown = raises(
         errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
@@ -155,7 +171,7 @@ def refusals(client: Any, model: str) -> None:
     assert streamed.status_code == 400
 
 
-STEPS = (list_models, chat, stream, prefix, tools, parse, refusals)
+STEPS = (list_models, chat, stream, prefix, tools, parse, fim, refusals)
 
 
 def main(url: str, model: str) -> None:

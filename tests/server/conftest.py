@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import pytest
 
+from cierzo.server.schemas.models import Capabilities
 from cierzo.server.served_model import ServedModel
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ByteTextModel, ScriptedEngine
@@ -22,6 +23,7 @@ def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> ServedModel:
         created=1_700_000_000,
         max_context_length=CONTEXT,
         aliases=(f"{name}-latest",),
+        capabilities=Capabilities(completion_chat=True, function_calling=True, completion_fim=True),
     )
 
 

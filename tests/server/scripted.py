@@ -14,13 +14,13 @@ from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.text_model import PreparedPrompt
 from cierzo.tokenizer.messages import parse_messages
 
-BOS, EOS, TOOL_CALLS, THINK, END_THINK = range(256, 261)
+BOS, EOS, TOOL_CALLS, THINK, END_THINK, PREFIX, SUFFIX = range(256, 263)
 
 
 class ByteTokenizer:
-    """One token per byte, and five control tokens."""
+    """One token per byte, and some control tokens."""
 
-    vocab_size = 261
+    vocab_size = 263
     version = "bytes"
     bos_id: int | None = BOS
     adds_bos = True
@@ -31,6 +31,8 @@ class ByteTokenizer:
         "[TOOL_CALLS]": TOOL_CALLS,
         "[THINK]": THINK,
         "[/THINK]": END_THINK,
+        "[PREFIX]": PREFIX,
+        "[SUFFIX]": SUFFIX,
     }
     adds_space_prefix = False
     chat_template: str | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import httpx2 as httpx
+import pytest
 
-from cierzo.server.app import ROUTES
-from cierzo.server.schemas.chat import ChatCompletionRequest
+from cierzo.server.app import ROUTES, Route
 
 
 def test_every_route_is_described(client: httpx.Client) -> None:
@@ -26,10 +26,12 @@ def test_every_reference_leads_somewhere(client: httpx.Client) -> None:
         assert reference.removeprefix("components/schemas/") in schemas
 
 
-def test_the_body_lists_every_field(client: httpx.Client) -> None:
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.body], ids=lambda route: route.path)
+def test_the_body_lists_every_field(client: httpx.Client, route: Route) -> None:
+    assert route.body is not None
     document = client.get("/openapi.json").json()
-    content = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    content = document["paths"][route.path]["post"]["requestBody"]["content"]
     name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-    assert set(document["components"]["schemas"][name]["properties"]) == set(
-        ChatCompletionRequest.model_fields
-    )
+    assert set(document["components"]["schemas"][name]["properties"]) == {
+        field.alias or name for name, field in route.body.model_fields.items()
+    }

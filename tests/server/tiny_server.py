@@ -19,8 +19,10 @@ from cierzo.engine import Engine
 from cierzo.kernels import Tensor
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
+from cierzo.server.schemas.models import Capabilities
 from cierzo.server.served_model import ServedModel
 from cierzo.tokenizer.chat_prompt import ChatPrompt
+from cierzo.tokenizer.fim_prompt import can_fill_in
 from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.engine.fake_model import FakeModel
@@ -57,6 +59,11 @@ def tiny_server(
         text=text,
         created=1_700_000_000,
         max_context_length=engine_config.max_model_len,
+        capabilities=Capabilities(
+            completion_chat=True,
+            function_calling=True,
+            completion_fim=can_fill_in(tokenizer),
+        ),
     )
     try:
         with live_server([model], server_config) as server:

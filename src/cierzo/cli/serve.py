@@ -142,6 +142,7 @@ def _served(model_id: str, llm: LLM) -> ServedModel:
     from cierzo.server.chat_text import ChatText
     from cierzo.server.schemas.models import Capabilities
     from cierzo.server.served_model import ServedModel
+    from cierzo.tokenizer.fim_prompt import can_fill_in
 
     text = ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size)
     return ServedModel(
@@ -150,7 +151,11 @@ def _served(model_id: str, llm: LLM) -> ServedModel:
         text=text,
         created=int(time.time()),
         max_context_length=llm.max_model_len,
-        capabilities=Capabilities(completion_chat=True, function_calling=text.can_call_tools),
+        capabilities=Capabilities(
+            completion_chat=True,
+            function_calling=text.can_call_tools,
+            completion_fim=can_fill_in(llm.tokenizer),
+        ),
     )
 
 

@@ -31,9 +31,11 @@ from cierzo.server.middleware import (
     RequestIdMiddleware,
 )
 from cierzo.server.openapi import describe
-from cierzo.server.routes import chat, health, models
+from cierzo.server.request_body import IGNORED_FIELDS_HEADER
+from cierzo.server.routes import chat, fim, health, models
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.common import ErrorBody
+from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
 
@@ -48,7 +50,7 @@ MIDDLEWARE = (
         allow_origin_regex=LOOPBACK_ORIGIN,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-request-id", "retry-after", chat.IGNORED_FIELDS_HEADER),
+        expose_headers=("x-request-id", "retry-after", IGNORED_FIELDS_HEADER),
     ),
 )
 """Outermost first."""
@@ -71,6 +73,13 @@ ROUTES: tuple[Route, ...] = (
         "/v1/chat/completions",
         chat.create_chat_completion,
         ChatCompletionRequest,
+        ChatCompletionResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/fim/completions",
+        fim.create_fim_completion,
+        FimCompletionRequest,
         ChatCompletionResponse,
     ),
     Route("GET", "/v1/models", models.list_models, answer=ModelList),

@@ -5,11 +5,10 @@ Refuses what no model here can do, by field. Knows nothing of HTTP.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import ContextOverflowError, UnsupportedRequestError
-from cierzo.server.completion import AnswerPlan
+from cierzo.server.completion import AnswerPlan, PreparedCompletion
+from cierzo.server.prompt_size import refuse_endless_text
 from cierzo.server.schemas.chat import (
     ChatCompletionRequest,
     HostedTool,
@@ -17,19 +16,10 @@ from cierzo.server.schemas.chat import (
 )
 from cierzo.server.served_model import ServedModel
 
-MAX_TOKEN_BYTES = 256
-"""No vocabulary in use has a longer token."""
 
-
-@dataclass(frozen=True, slots=True)
-class PreparedChat:
-    """`request` goes to the engine, `plan` reads what comes back."""
-
-    request: GenerationRequest
-    plan: AnswerPlan
-
-
-def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: str) -> PreparedChat:
+def prepare_chat(
+    body: ChatCompletionRequest, model: ServedModel, request_id: str
+) -> PreparedCompletion:
     """Templates, tokenizes and compiles grammars: call it off the event loop.
 
     Raises PromptError, RequestError.
@@ -55,7 +45,7 @@ def prepare_chat(body: ChatCompletionRequest, model: ServedModel, request_id: st
         wants_top_logprobs=bool(body.top_logprobs),
         wants_top_prompt_logprobs=bool(body.top_prompt_logprobs),
     )
-    return PreparedChat(request, plan)
+    return PreparedCompletion(request, plan)
 
 
 def sampling_params(body: ChatCompletionRequest, default_temperature: float) -> SamplingParams:
@@ -88,13 +78,8 @@ def _refuse_endless(body: ChatCompletionRequest, max_context_length: int) -> Non
             f"{max_context_length} tokens, of which each takes at least one; send fewer",
             param="messages",
         )
-    num_bytes = sum(len(message.text.encode()) for message in body.messages)
-    if num_bytes > max_context_length * MAX_TOKEN_BYTES:
-        raise ContextOverflowError(
-            f"the messages hold {num_bytes} bytes of text, too many for a context of "
-            f"{max_context_length} tokens; shorten them",
-            param="messages",
-        )
+    texts = (message.text for message in body.messages)
+    refuse_endless_text(texts, max_context_length, param="messages")
 
 
 def _refuse_unsupported(body: ChatCompletionRequest) -> None:

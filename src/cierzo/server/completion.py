@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cierzo.engine.request import TokenEvent, TokenLogprob
+from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.server.text_model import TokenStream, ToolCallParser, WrittenCall
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
@@ -54,19 +54,29 @@ class Usage:
 class AnswerPlan:
     """How the tokens of a request's answers are read.
 
-    `prefix` is text that every answer starts with. `make_parser` is None when no tool may
-    be called. The top logprobs are the alternatives beside each token, of the answer and of the
-    prompt.
+    `prefix` is text that every answer starts with. An answer that `goes_on` continues the
+    prompt's own text, so that its first space is no decoration. `make_parser` is None when no
+    tool may be called. The top logprobs are the alternatives beside each token, of the answer
+    and of the prompt.
     """
 
     tokenizer: Tokenizer
     prefix: str = ""
+    goes_on: bool = False
     stop: tuple[str, ...] = ()
     make_parser: Callable[[], ToolCallParser] | None = None
     parallel_tool_calls: bool = True
     wants_logprobs: bool = False
     wants_top_logprobs: bool = False
     wants_top_prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCompletion:
+    """`request` goes to the engine, `plan` reads what comes back."""
+
+    request: GenerationRequest
+    plan: AnswerPlan
 
 
 @dataclass(slots=True)
@@ -118,7 +128,9 @@ class ChoiceReader:
         self.index = index
         self.is_finished = False
         self._plan = plan
-        self._detokenizer = Detokenizer(plan.tokenizer, keep_first_space=bool(plan.prefix))
+        self._detokenizer = Detokenizer(
+            plan.tokenizer, keep_first_space=plan.goes_on or bool(plan.prefix)
+        )
         self._stop = StopMatcher(plan.stop) if plan.stop else None
         self._parser = plan.make_parser() if plan.make_parser else None
         self._num_tool_calls = 0

@@ -5,20 +5,48 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from cierzo.server.error_responses import FieldErrors
+from cierzo.server.error_responses import MAX_FAULTS, FieldErrors
 from cierzo.server.schemas.common import WireModel
 
 OFF_LOOP_BYTES = 64 * 1024
 """A longer body is parsed on a thread, so that other streams keep their pace."""
 
+IGNORED_FIELDS_HEADER = "x-cierzo-ignored-fields"
+
 Parsed = TypeVar("Parsed")
 Schema = TypeVar("Schema", bound=WireModel)
+
+
+async def read_request(request: Request, schema: type[Schema]) -> tuple[Schema, dict[str, str]]:
+    """The body as a `schema`, and headers for the answer that name the fields it ignores.
+
+    Raises FieldErrors (422), HTTPException (413).
+    """
+    config = request.app.state.config
+    parse = partial(_parse_request, schema=schema, strict=config.strict_fields)
+    return await read_body(request, parse, config.max_body_bytes)
+
+
+def _parse_request(
+    data: bytes, *, schema: type[Schema], strict: bool
+) -> tuple[Schema, dict[str, str]]:
+    body = parse_json(data, schema)
+    extras = list(islice(body.extra_fields(strict=strict), MAX_FAULTS))
+    if strict and extras:
+        raise FieldErrors.from_extra_fields(extras)
+    if not extras:
+        return body, {}
+    names = ", ".join(".".join(map(str, location)) for location, _ in extras)
+    # Escaped, since a name is the client's and a header must not take line breaks from it.
+    return body, {IGNORED_FIELDS_HEADER: names.encode("unicode_escape").decode()[:1024]}
 
 
 async def read_body(request: Request, parse: Callable[[bytes], Parsed], max_bytes: int) -> Parsed:

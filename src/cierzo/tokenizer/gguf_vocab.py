@@ -13,6 +13,9 @@ from typing import Any
 
 from cierzo.errors import ModelFileError
 
+CODE_LLAMA_CONTROLS = frozenset(("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"))
+"""Its files call these normal pieces, so that a text which spells them could steer the model."""
+
 
 class TokenType(IntEnum):
     """GGUF's token types (SentencePiece's own numbers)."""
@@ -78,7 +81,7 @@ class _Fields:
             pre=self._value("pre", str) or "default",
             tokens=tokens,
             scores=self._list("scores", (int, float), n_tokens, default=0.0),
-            token_types=self._list("token_types", int, n_tokens, default=TokenType.NORMAL),
+            token_types=self._token_types(tokens),
             merges=tuple(self._merge(m) for m in self._list("merges", (str, list), length=None)),
             bos_token_id=self._id("bos_token_id", n_tokens),
             eos_token_id=self._id("eos_token_id", n_tokens),
@@ -91,6 +94,13 @@ class _Fields:
             add_bos_token=self._value("add_bos_token", bool),
             add_space_prefix=self._value("add_space_prefix", bool) is not False,
             chat_template=self._value("chat_template", str),
+        )
+
+    def _token_types(self, tokens: tuple[str, ...]) -> tuple[int, ...]:
+        types = self._list("token_types", int, len(tokens), default=TokenType.NORMAL)
+        return tuple(
+            TokenType.CONTROL if token in CODE_LLAMA_CONTROLS else token_type
+            for token, token_type in zip(tokens, types, strict=True)
         )
 
     def _wrong(self, key: str, rule: str) -> ModelFileError:

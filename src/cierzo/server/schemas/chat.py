@@ -10,11 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from cierzo.server.schemas.common import Items, Location, RefusedModel, WireModel, extra_fields
+from cierzo.server.schemas.common import (
+    Items,
+    Location,
+    RefusedModel,
+    StopStrings,
+    WireModel,
+)
 
 MAX_TOOLS = 128
 MAX_CHOICES = 64
-MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 
 
@@ -198,11 +203,7 @@ class ChatCompletionRequest(OpenAiFields):
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stream: bool | None = False
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOP_STRINGS)]
-        | None
-    ) = None
+    stop: StopStrings | None = None
     random_seed: int | None = Field(default=None, ge=0, lt=2**63)
     metadata: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
@@ -256,8 +257,7 @@ class ChatCompletionRequest(OpenAiFields):
         return last.text if isinstance(last, AssistantMessage) and last.prefix else ""
 
     def extra_fields(self, *, strict: bool) -> Iterator[tuple[Location, Any]]:
-        """Fields outside the API; in `strict` mode OpenAI's own, which we know, are outside too."""
-        yield from extra_fields(self)
+        yield from super().extra_fields(strict=strict)
         if strict:
             for name in OpenAiFields.model_fields:
                 if name in self.model_fields_set:

@@ -19,10 +19,24 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 the interpreter, and every other stream, for seconds."""
 
 
+MAX_STOP_STRINGS = 16
+StopStrings = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MAX_STOP_STRINGS)]
+)
+
+
 class WireModel(BaseModel):
     """Base of every request object."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    def extra_fields(self, *, strict: bool) -> Iterator[tuple[Location, Any]]:
+        """Fields that the API does not have, as (location, value).
+
+        In `strict` mode also those of OpenAI's that a schema knows beyond it.
+        """
+        yield from extra_fields(self)
 
 
 class RefusedModel(WireModel):
