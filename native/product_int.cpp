@@ -20,13 +20,14 @@ constexpr int kVectorRows = 4;
 // How far ahead of its use a weight is asked for. The hardware's own prefetch stops at every 4 KB
 // page and falls behind where the arithmetic between two tiles is long (4 rows: 7 GB/s without
 // this).
-constexpr int64_t kPrefetchNbytes = 4096;
+template <int kRows>
+constexpr int64_t kPrefetchNbytes = kRows == 1 ? 2048 : 4096;
 
-// kRows rows from `row` on, times kPanels panels. Several panels at a time give a single row
-// several independent chains and memory streams.
+// kRows rows from `row` on, times kPanels panels, `panel_stride` bytes apart. Several panels at a
+// time give a single row several independent chains and memory streams.
 template <WeightFormat kFormat, int kRows, int kPanels>
 void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, const uint8_t* panel,
-                 int64_t panel_nbytes, int64_t groups) {
+                 int64_t panel_stride, int64_t groups) {
     f32x16 acc[kPanels][kRows];
     for (auto& of_panel : acc)
         for (f32x16& a : of_panel) a = f32x16::zero();
@@ -37,11 +38,11 @@ void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, cons
 #pragma GCC unroll 4
 #endif
         for (int p = 0; p < kPanels; ++p) {
-            const uint8_t* tile = panel + p * panel_nbytes + g * tile_nbytes(kFormat);
+            const uint8_t* tile = panel + p * panel_stride + g * tile_nbytes(kFormat);
             const uint16_t* scales =
                 reinterpret_cast<const uint16_t*>(tile + value_nbytes(kFormat));
             for (int64_t line = 0; line < tile_nbytes(kFormat); line += 64)
-                prefetch(tile + kPrefetchNbytes + line);
+                prefetch(tile + kPrefetchNbytes<kRows> + line);
             const Quads w = unpack<kFormat>(tile);
             const f32x16 weight_scale = f32x16::load_f16(scales);
             f32x16 minimum = f32x16::zero();
@@ -67,21 +68,21 @@ void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, cons
 
 template <WeightFormat kFormat, int kRows>
 void vector_panels(float* sums, int64_t panel_pitch, const Block& x, int row, const uint8_t* panel,
-                   int64_t panel_nbytes, int64_t groups, int64_t num_panels) {
+                   int64_t panel_stride, int64_t groups, int64_t num_panels) {
     int64_t p = 0;
     if constexpr (kRows == 1) {
         for (; p + 4 <= num_panels; p += 4)
             vector_rows<kFormat, kRows, 4>(sums + p * panel_pitch, panel_pitch, x, row,
-                                           panel + p * panel_nbytes, panel_nbytes, groups);
+                                           panel + p * panel_stride, panel_stride, groups);
     }
     if constexpr (kRows <= 3) {
         for (; p + 2 <= num_panels; p += 2)
             vector_rows<kFormat, kRows, 2>(sums + p * panel_pitch, panel_pitch, x, row,
-                                           panel + p * panel_nbytes, panel_nbytes, groups);
+                                           panel + p * panel_stride, panel_stride, groups);
     }
     for (; p < num_panels; ++p)
         vector_rows<kFormat, kRows, 1>(sums + p * panel_pitch, panel_pitch, x, row,
-                                       panel + p * panel_nbytes, panel_nbytes, groups);
+                                       panel + p * panel_stride, panel_stride, groups);
 }
 
 // vector_panels with the number of rows as a constant, 1 <= rows <= kMax.
@@ -241,27 +242,40 @@ void int_panel_of(float* sums, int64_t panel_pitch, const Activations& x, int64_
                               x.block(b), panel, panel_nbytes, x.num_groups(), num_panels);
 }
 
+// f.operator()<kFormat>() of an integer format.
+template <class F>
+void with_format(WeightFormat format, const F& f) {
+    switch (format) {
+        case WeightFormat::kInt4:
+            return f.template operator()<WeightFormat::kInt4>();
+        case WeightFormat::kInt4Affine:
+            return f.template operator()<WeightFormat::kInt4Affine>();
+        case WeightFormat::kInt8:
+            return f.template operator()<WeightFormat::kInt8>();
+        case WeightFormat::kInt8Affine:
+            return f.template operator()<WeightFormat::kInt8Affine>();
+        case WeightFormat::kBf16:
+            return;
+    }
+}
+
 }  // namespace
 
 void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
                int64_t num_panels) {
-    const auto run = [&](auto product) {
-        product(sums, panel_pitch, x, block_begin, block_end, panel, weight.panel_nbytes(),
-                num_panels);
-    };
-    switch (weight.format) {
-        case WeightFormat::kInt4:
-            return run(int_panel_of<WeightFormat::kInt4>);
-        case WeightFormat::kInt4Affine:
-            return run(int_panel_of<WeightFormat::kInt4Affine>);
-        case WeightFormat::kInt8:
-            return run(int_panel_of<WeightFormat::kInt8>);
-        case WeightFormat::kInt8Affine:
-            return run(int_panel_of<WeightFormat::kInt8Affine>);
-        case WeightFormat::kBf16:
-            return;
-    }
+    with_format(weight.format, [&]<WeightFormat kFormat>() {
+        int_panel_of<kFormat>(sums, panel_pitch, x, block_begin, block_end, panel,
+                              weight.panel_nbytes(), num_panels);
+    });
+}
+
+void int_row(float* sums, int64_t panel_pitch, const Activations& x, WeightFormat format,
+             const uint8_t* panel, int64_t stride, int64_t num_panels) {
+    with_format(format, [&]<WeightFormat kFormat>() {
+        vector_panels<kFormat, 1>(sums, panel_pitch, x.block(0), 0, panel, stride, x.num_groups(),
+                                  num_panels);
+    });
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -91,12 +91,49 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
     return {row_blocks, even};
 }
 
+// A single row is bound by memory, and a core reads several streams faster than one. So a thread's
+// share of the panels is cut into four runs that are read side by side. On two cores, from L3:
+// 25 to 33 GB/s with four neighbouring panels at a time, 42 to 54 with four runs.
+inline constexpr int64_t kStreams = 4;
+inline constexpr int64_t kMaxGranule = 2;
+
+template <class Epilogue>
+void run_single_row(const Team& team, const Job& job, const PackedWeight& weight, int64_t granule,
+                    const Epilogue& epilogue) {
+    alignas(64) float sums[kStreams * kMaxGranule * kPanel];
+    // `count` granules, `stride` apart.
+    const auto multiply = [&](int64_t first, int64_t stride, int64_t count) {
+        for (int64_t g = 0; g < granule; ++g)
+            int_row(sums + g * kPanel, granule * kPanel, job.x, weight.format,
+                    weight.panel(job.expert, first * granule + g),
+                    stride * granule * weight.panel_nbytes(), count);
+        for (int64_t c = 0; c < count; ++c)
+            epilogue(Sums{sums + c * granule * kPanel, kPanel, job.first_row, 1,
+                          (first + c * stride) * granule, granule});
+    };
+    const auto [begin, end] = team.share(weight.num_panels() / granule);
+    const int64_t run = (end - begin) / kStreams;
+    for (int64_t i = 0; i < run; ++i) multiply(begin + i, run, kStreams);
+    multiply(begin + kStreams * run, 1, end - begin - kStreams * run);
+}
+
+inline bool are_single_int_rows(const Job* jobs, int64_t num_jobs) {
+    for (int64_t j = 0; j < num_jobs; ++j)
+        if (jobs[j].x.rows() != 1) return false;
+    return jobs[0].x.format() != WeightFormat::kBf16;
+}
+
 // Multiplies every job's rows, all of one format, with every panel; epilogue(const Sums&) runs on
 // the thread that has them.
 template <class Epilogue>
 void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
               const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
     if (num_jobs == 0) return;
+    if (are_single_int_rows(jobs, num_jobs)) {
+        for (int64_t j = 0; j < num_jobs; ++j)
+            run_single_row(team, jobs[j], weight, granule, epilogue);
+        return;
+    }
     const UnitPlan plan = plan_units(jobs, num_jobs, weight, granule, team.num_threads());
     const int64_t num_panels = weight.num_panels();
     const int64_t units_across = (num_panels + plan.panels - 1) / plan.panels;
