@@ -62,15 +62,20 @@ inline TileConfig tile_config(WeightFormat format) {
     return config;
 }
 
+inline void tile_configure(const TileConfig& config) {
+    asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+inline void tile_release() {
+    asm volatile("tilerelease" ::: "memory");
+}
+
 // Tiles configured while in scope, on this thread. Released at the end: a thread with live tile
 // state pays for it at every context switch.
 class TileScope {
   public:
     explicit TileScope(WeightFormat format) : TileScope(tile_config(format)) {}
-    explicit TileScope(const TileConfig& config) {
-        asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
-    }
-    ~TileScope() { asm volatile("tilerelease" ::: "memory"); }
+    explicit TileScope(const TileConfig& config) { tile_configure(config); }
+    ~TileScope() { tile_release(); }
     TileScope(const TileScope&) = delete;
     TileScope& operator=(const TileScope&) = delete;
 };

@@ -1,15 +1,21 @@
-// Queries times keys, for attention.cpp: on the AMX unit, or on vectors in the unit's order.
-#include "attention.h"
-
-#if CIERZO_ISA_LEVEL >= 3
-#include "amx.h"
-#endif
+// Queries times keys of completion rows: on the AMX unit, or on vectors in the unit's order.
+#include "attention_completion.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-constexpr int64_t kGroupDims = 32;  // of head_dim, summed before they join the rest
+// Asks for the next keys, and for the values of these blocks: blocks lie anywhere, so that the
+// hardware cannot know.
+void prefetch_blocks(const AttentionProblem& p, const AttentionRows& rows, int64_t block,
+                     int64_t count, int64_t end) {
+    const int64_t nbytes = kBlockSize * p.head_dim * int64_t(sizeof(uint16_t));
+    const auto ask = [&](const uint16_t* plane) {
+        for (int64_t i = 0; i < nbytes; i += 64) prefetch(reinterpret_cast<const char*>(plane) + i);
+    };
+    for (int64_t b = block; b < block + count; ++b) ask(p.values(rows, b));
+    for (int64_t b = block + count; b < std::min(block + 2 * count, end); ++b) ask(p.keys(rows, b));
+}
 
 #if CIERZO_ISA_LEVEL >= 3
 
@@ -71,13 +77,19 @@ void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
 
 }  // namespace
 
-void score_segment(const AttentionProblem& p, const AttentionTile& tile, int64_t segment,
-                   Positions blocks, AttentionWorkspace& w) {
-    const TileScope scope(score_tiles(p, tile.num_rows()));
+void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                   Positions blocks, CompletionWorkspace& w) {
+    if (w.configured_rows != rows.count()) {
+        tile_configure(score_tiles(p, rows.count()));
+        w.configured_rows = rows.count();
+    }
+    const int64_t first = segment * kSegmentBlocks;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
         count = b + 4 <= blocks.end ? 4 : 1;
+        if (rows.count() < kWorthWidening)
+            prefetch_blocks(p, rows, first + b, count, first + blocks.end);
         const uint16_t* keys[4] = {};
-        for (int64_t i = 0; i < count; ++i) keys[i] = p.keys(tile, segment, b + i);
+        for (int64_t i = 0; i < count; ++i) keys[i] = p.keys(rows, first + b + i);
         float* scores = w.scores + b * kBlockSize;
         count == 4 ? score_blocks<4>(p, scores, w.q_bf16, keys)
                    : score_blocks<1>(p, scores, w.q_bf16, keys);
@@ -162,16 +174,17 @@ void score_tile(const AttentionProblem& p, int64_t rows, float* scores, const fl
 
 }  // namespace
 
-void score_segment(const AttentionProblem& p, const AttentionTile& tile, int64_t segment,
-                   Positions blocks, AttentionWorkspace& w) {
-    const int64_t rows = tile.num_rows();
+void score_segment(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
+                   Positions blocks, CompletionWorkspace& w) {
+    const int64_t rows = tile_rows.count(), first = segment * kSegmentBlocks;
     const bool widened = rows >= kWorthWidening;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
         count = b + kBlocks <= blocks.end ? kBlocks : 1;
+        if (!widened) prefetch_blocks(p, tile_rows, first + b, count, first + blocks.end);
         StoredKeys stored = {};
         WideKeys wide = {};
         for (int64_t i = 0; i < count; ++i) {
-            stored.block[i] = p.keys(tile, segment, b + i);
+            stored.block[i] = p.keys(tile_rows, first + b + i);
             float* copy = w.block + i * kBlockSize * p.head_dim;
             if (widened) widen_keys(copy, stored.block[i], p.head_dim);
             wide.block[i] = copy;

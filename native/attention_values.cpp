@@ -1,96 +1,153 @@
-// Weights times values, for attention.cpp.
-#include "attention.h"
+// Weights times values of completion rows.
+#include "attention_completion.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-// Values of one block, as stored or widened to float32 [16 tokens][stride].
+// Values of one block, as stored or widened to float32.
 struct StoredValues {
     const uint16_t* block;
-    int64_t stride;
-    f32x16 load(int64_t t, int64_t d) const { return f32x16::load_bf16(block + t * stride + d); }
+    int64_t head_dim;
+    void load(int64_t pair, int64_t d, f32x16& first, f32x16& second) const {
+        load_bf16_pairs(block + (pair * head_dim + d) * 2, first, second);
+    }
 };
 struct WideValues {
-    const float* block;
+    const float* block;  // [16 tokens][stride]
     int64_t stride;
-    f32x16 load(int64_t t, int64_t d) const { return f32x16::load(block + t * stride + d); }
+    void load(int64_t pair, int64_t d, f32x16& first, f32x16& second) const {
+        first = f32x16::load(block + 2 * pair * stride + d);
+        second = f32x16::load(block + (2 * pair + 1) * stride + d);
+    }
 };
 
 // What lies past head_dim is never used.
-void widen_values(float* out, const uint16_t* values, int64_t head_dim, int64_t stride) {
-    for (int64_t t = 0; t < kBlockSize; ++t)
-        for (int64_t d = 0; d < head_dim; d += kLanes)
-            f32x16::load_bf16(values + t * head_dim + d).store(out + t * stride + d);
+void widen_values(float* out, const StoredValues& values, int64_t stride) {
+    for (int64_t pair = 0; pair < kBlockSize / 2; ++pair)
+        for (int64_t d = 0; d < stride; d += kLanes) {
+            f32x16 first, second;
+            values.load(pair, d, first, second);
+            first.store(out + 2 * pair * stride + d);
+            second.store(out + (2 * pair + 1) * stride + d);
+        }
 }
 
-// o[r] += Σ weights[r][t] · values[t] over t in `tokens`, for ROWS rows and VECTORS vectors from d
-// on.
+// sum[r][v] += Σ weights[r][t] · values[t] over the tokens t of a block that are seen.
 template <int ROWS, int VECTORS, class Values>
-void add_vectors(float* o, int64_t stride, int64_t d, const float* weights, const Values& values,
-                 Positions tokens) {
-    f32x16 sum[ROWS][VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sum[r][v] = f32x16::load(o + r * stride + d + v * kLanes);
-    for (int64_t t = tokens.begin; t < tokens.end; ++t) {
-        f32x16 value[VECTORS];
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) value[v] = values.load(t, d + v * kLanes);
+void add_tokens(f32x16 (&sum)[ROWS][VECTORS], int64_t d, const float* weights, const Values& values,
+                Positions tokens) {
+    const auto add = [&](int64_t t, const f32x16(&value)[VECTORS]) {
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
             const f32x16 weight = f32x16::broadcast(weights[r * kSegment + t]);
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v) sum[r][v] = fma(weight, value[v], sum[r][v]);
         }
+    };
+    for (int64_t pair = tokens.begin / 2; pair < (tokens.end + 1) / 2; ++pair) {
+        f32x16 first[VECTORS], second[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) values.load(pair, d + v * kLanes, first[v], second[v]);
+        if (2 * pair >= tokens.begin) add(2 * pair, first);
+        if (2 * pair + 1 < tokens.end) add(2 * pair + 1, second);
     }
+}
+
+template <int ROWS, int VECTORS>
+void load_sums(f32x16 (&sum)[ROWS][VECTORS], const float* o, int64_t stride) {
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sum[r][v].store(o + r * stride + d + v * kLanes);
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = f32x16::load(o + r * stride + v * kLanes);
 }
 
-// The values of one block for the rows of a tile; `seen` and `weights` begin with the block. Rows
-// that see the same tokens (all of them, or the heads of one query) go together.
-template <class Values>
-void add_block(const AttentionProblem& p, int64_t rows, float* o, const float* weights,
-               const Values& values, const Positions* seen, int64_t block_begin) {
-    const auto tokens_of = [&](int64_t r) {
-        return intersect({seen[r].begin - block_begin, seen[r].end - block_begin}, {0, kBlockSize});
-    };
-    for (int64_t r = 0, count = 0; r < rows; r += count) {
-        const Positions tokens = tokens_of(r);
-        count = 1;
-        while (count < kRows && r + count < rows && tokens_of(r + count) == tokens) ++count;
-        if (tokens.empty()) continue;
+template <int ROWS, int VECTORS>
+void store_sums(float* o, int64_t stride, const f32x16 (&sum)[ROWS][VECTORS]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sum[r][v].store(o + r * stride + v * kLanes);
+}
+
+// Of [0, kBlockSize) of the block that begins at `begin`.
+Positions in_block(Positions seen, int64_t begin) {
+    return intersect({seen.begin - begin, seen.end - begin}, {0, kBlockSize});
+}
+
+// Rows that see the same positions (the heads of one query), from `first` on.
+int64_t count_alike(const Positions* seen, int64_t first, int64_t rows) {
+    int64_t count = 1;
+    while (count < kRows && first + count < rows && seen[first + count] == seen[first]) ++count;
+    return count;
+}
+
+// Calls f<VECTORS>(d) until all dims are done.
+template <class F>
+void for_vectors(int64_t stride, F f) {
+    int64_t d = 0;
+    for (; d + kVectors * kLanes <= stride; d += kVectors * kLanes)
+        f.template operator()<kVectors>(d);
+    for (; d < stride; d += kLanes) f.template operator()<1>(d);
+}
+
+// Few rows: their sums stay in registers, the values are taken as they are.
+void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                const Positions* seen, const float* weights, float* o) {
+    for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
+        count = count_alike(seen, r, rows.count());
         with_count(count, [&]<int ROWS>() {
-            float* row_o = o + r * p.stride;
-            const float* row_weights = weights + r * kSegment;
-            int64_t d = 0;
-            for (; d + kVectors * kLanes <= p.stride; d += kVectors * kLanes)
-                add_vectors<ROWS, kVectors>(row_o, p.stride, d, row_weights, values, tokens);
-            for (; d < p.stride; d += kLanes)
-                add_vectors<ROWS, 1>(row_o, p.stride, d, row_weights, values, tokens);
+            for_vectors(p.stride, [&]<int VECTORS>(int64_t d) {
+                f32x16 sum[ROWS][VECTORS];
+                for (auto& row : sum)
+                    for (f32x16& s : row) s = f32x16::zero();
+                for (int64_t b = seen[r].begin / kBlockSize; b * kBlockSize < seen[r].end; ++b) {
+                    const StoredValues values = {p.values(rows, segment * kSegmentBlocks + b),
+                                                 p.head_dim};
+                    add_tokens(sum, d, weights + r * kSegment + b * kBlockSize, values,
+                               in_block(seen[r], b * kBlockSize));
+                }
+                store_sums(o + r * p.stride + d, p.stride, sum);
+            });
         });
+    }
+}
+
+// Many rows: a block's values are widened once for all of them.
+void add_widened(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                 Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
+    std::fill_n(o, rows.count() * p.stride, 0.0f);
+    const WideValues values = {w.block, p.stride};
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+        widen_values(w.block, {p.values(rows, segment * kSegmentBlocks + b), p.head_dim}, p.stride);
+        for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
+            const Positions tokens = in_block(seen[r], b * kBlockSize);
+            count = 1;
+            while (count < kRows && r + count < rows.count() &&
+                   in_block(seen[r + count], b * kBlockSize) == tokens)
+                ++count;
+            if (tokens.empty()) continue;
+            const float* weights = w.scores + r * kSegment + b * kBlockSize;
+            with_count(count, [&]<int ROWS>() {
+                for_vectors(p.stride, [&]<int VECTORS>(int64_t d) {
+                    f32x16 sum[ROWS][VECTORS];
+                    load_sums(sum, o + r * p.stride + d, p.stride);
+                    add_tokens(sum, d, weights, values, tokens);
+                    store_sums(o + r * p.stride + d, p.stride, sum);
+                });
+            });
+        }
     }
 }
 
 }  // namespace
 
-void add_segment(const AttentionProblem& p, const AttentionTile& tile, int64_t segment,
-                 Positions blocks, const Positions* seen, AttentionWorkspace& w, float* o) {
-    const int64_t rows = tile.num_rows();
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-        const uint16_t* values = p.values(tile, segment, b);
-        const int64_t begin = b * kBlockSize;
-        if (rows >= kWorthWidening) {
-            widen_values(w.block, values, p.head_dim, p.stride);
-            add_block(p, rows, o, w.scores + begin, WideValues{w.block, p.stride}, seen, begin);
-        } else {
-            add_block(p, rows, o, w.scores + begin, StoredValues{values, p.head_dim}, seen, begin);
-        }
-    }
+void add_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                 Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
+    if (rows.count() >= kWorthWidening)
+        add_widened(p, rows, segment, blocks, seen, w, o);
+    else
+        add_stored(p, rows, segment, seen, w.scores, o);
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

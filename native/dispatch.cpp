@@ -64,7 +64,9 @@ int detect_level() {
                         (xcr0 & 0xe6u) == 0xe6u;
     if (!avx512) return 1;
     const bool amx = bit(d, 22) && bit(d, 24) && bit(d, 25) && (xcr0 & 0x60000u) == 0x60000u;
-    return amx && request_amx_permission() ? 3 : 2;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return 2;
+    const bool avx512_bf16 = bit(a, 5);
+    return amx && avx512_bf16 && request_amx_permission() ? 3 : 2;
 }
 
 #endif

@@ -66,7 +66,7 @@ void KVCache::read(int64_t layer, int64_t block, float* out_keys, float* out_val
             for (int64_t d = 0; d < head_dim_; ++d) {
                 const int64_t i = (t * n_kv_heads_ + h) * head_dim_ + d;
                 out_keys[i] = widen(k[(d / 2 * kBlockSize + t) * 2 + d % 2]);
-                out_values[i] = widen(v[t * head_dim_ + d]);
+                out_values[i] = widen(v[(t / 2 * head_dim_ + d) * 2 + t % 2]);
             }
     }
 }

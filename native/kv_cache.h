@@ -26,7 +26,7 @@ class KVCache {
     uint16_t* keys(int64_t layer, int64_t block, int64_t kv_head) const {
         return data_.get() + ((layer * num_blocks_ + block) * 2 * n_kv_heads_ + kv_head) * plane();
     }
-    // bf16 [16 tokens][head_dim]. 64 bytes past its end may be read.
+    // bf16 [8 pairs of tokens][head_dim][2]. 64 bytes past its end may be read.
     uint16_t* values(int64_t layer, int64_t block, int64_t kv_head) const {
         return keys(layer, block, n_kv_heads_ + kv_head);
     }

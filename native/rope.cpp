@@ -17,29 +17,8 @@ namespace {
 constexpr int64_t kMaxHeadDim = KVCache::kMaxHeadDim;
 constexpr int64_t kWorthSharing = 16384;  // values; less is done sooner than shared
 
-// The first and the second value of every pair, apart; room for whole vectors.
-struct Pairs {
-    alignas(64) float first[kMaxHeadDim / 2];
-    alignas(64) float second[kMaxHeadDim / 2];
-};
-
 int lanes_left(int64_t i, int64_t n) {
     return n - i < kLanes ? int(n - i) : kLanes;
-}
-
-// Rotates one head's n pairs by its angles and multiplies by scale.
-void rotate(Pairs& out, const float* first, const float* second, const float* cos, const float* sin,
-            int64_t n, float scale) {
-    const f32x16 factor = f32x16::broadcast(scale);
-    for (int64_t i = 0; i < n; i += kLanes) {
-        const int lanes = lanes_left(i, n);
-        const f32x16 x0 = f32x16::load_partial(first + i, lanes);
-        const f32x16 x1 = f32x16::load_partial(second + i, lanes);
-        const f32x16 c = f32x16::load_partial(cos + i, lanes);
-        const f32x16 s = f32x16::load_partial(sin + i, lanes);
-        ((x0 * c - x1 * s) * factor).store(out.first + i);
-        ((x1 * c + x0 * s) * factor).store(out.second + i);
-    }
 }
 
 struct Angles {
@@ -48,44 +27,74 @@ struct Angles {
     int64_t pairs;
 };
 
-// out may be x.
-void rotate_head(float* out, const float* x, const Angles& angles, float scale, bool interleaved) {
+// Sixteen pairs, or as many as are left, from pair i on.
+struct Pairs {
+    f32x16 first, second;
+    void rotate(const Angles& angles, int64_t i, int lanes, float scale) {
+        const f32x16 c = f32x16::load_partial(angles.cos + i, lanes);
+        const f32x16 s = f32x16::load_partial(angles.sin + i, lanes);
+        const f32x16 factor = f32x16::broadcast(scale);
+        const f32x16 rotated = (first * c - second * s) * factor;
+        second = (second * c + first * s) * factor;
+        first = rotated;
+    }
+};
+
+// A head's two halves, rotated; out may be x.
+void rotate_halves(float* out, const float* x, const Angles& angles, float scale) {
     const int64_t n = angles.pairs;
-    Pairs rotated;
-    if (!interleaved) {
-        rotate(rotated, x, x + n, angles.cos, angles.sin, n, scale);
-        std::memcpy(out, rotated.first, size_t(n) * sizeof(float));
-        std::memcpy(out + n, rotated.second, size_t(n) * sizeof(float));
-        return;
-    }
-    Pairs apart;
-    for (int64_t i = 0; i < n; ++i) {
-        apart.first[i] = x[2 * i];
-        apart.second[i] = x[2 * i + 1];
-    }
-    rotate(rotated, apart.first, apart.second, angles.cos, angles.sin, n, scale);
-    for (int64_t i = 0; i < n; ++i) {
-        out[2 * i] = rotated.first[i];
-        out[2 * i + 1] = rotated.second[i];
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const int lanes = lanes_left(i, n);
+        Pairs pairs = {f32x16::load_partial(x + i, lanes), f32x16::load_partial(x + n + i, lanes)};
+        pairs.rotate(angles, i, lanes, scale);
+        pairs.first.store_partial(out + i, lanes);
+        pairs.second.store_partial(out + n + i, lanes);
     }
 }
 
-void round_to_bf16(uint16_t* out, const float* x, int64_t n) {
-    for (int64_t i = 0; i < n; i += kLanes)
-        store_bf16(out + i, f32x16::load_partial(x + i, lanes_left(i, n)));
+// The same where a pair's values are neighbours.
+void rotate_neighbours(float* out, const float* x, const Angles& angles, float scale) {
+    for (int64_t i = 0; i < angles.pairs; i += kLanes) {
+        const int lanes = lanes_left(i, angles.pairs);
+        float first[kLanes], second[kLanes];
+        for (int j = 0; j < lanes; ++j) {
+            first[j] = x[2 * (i + j)];
+            second[j] = x[2 * (i + j) + 1];
+        }
+        Pairs pairs = {f32x16::load_partial(first, lanes), f32x16::load_partial(second, lanes)};
+        pairs.rotate(angles, i, lanes, scale);
+        pairs.first.store(first);
+        pairs.second.store(second);
+        for (int j = 0; j < lanes; ++j) {
+            out[2 * (i + j)] = first[j];
+            out[2 * (i + j) + 1] = second[j];
+        }
+    }
 }
 
+void rotate_head(float* out, const float* x, const Angles& angles, float scale, bool interleaved) {
+    interleaved ? rotate_neighbours(out, x, angles, scale) : rotate_halves(out, x, angles, scale);
+}
+
+// A token's place in a block, whose keys are [head_dim / 2][16 tokens][2] and values
+// [8 pairs of tokens][head_dim][2].
 void store_key(uint16_t* keys, const float* k, int64_t head_dim, int64_t offset) {
-    uint16_t rounded[kMaxHeadDim];
-    round_to_bf16(rounded, k, head_dim);
-    for (int64_t pair = 0; pair < head_dim / 2; ++pair)
-        std::memcpy(keys + (pair * KVCache::kBlockSize + offset) * 2, rounded + 2 * pair, 4);
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+        const int lanes = lanes_left(d, head_dim);
+        uint16_t rounded[kLanes];
+        store_bf16(rounded, f32x16::load_partial(k + d, lanes));
+        uint16_t* to = keys + d * KVCache::kBlockSize + offset * 2;
+        for (int i = 0; i < lanes; i += 2)
+            std::memcpy(to + i * KVCache::kBlockSize, rounded + i, 4);
+    }
 }
 
 void store_value(uint16_t* values, const float* v, int64_t head_dim, int64_t offset) {
-    uint16_t rounded[kMaxHeadDim];
-    round_to_bf16(rounded, v, head_dim);
-    std::memcpy(values + offset * head_dim, rounded, size_t(head_dim) * sizeof(uint16_t));
+    uint16_t* to = values + offset / 2 * 2 * head_dim + offset % 2;
+    int64_t d = 0;
+    for (; d + kLanes <= head_dim; d += kLanes)
+        store_bf16_alternate(to + 2 * d, f32x16::load(v + d));
+    for (; d < head_dim; ++d) to[2 * d] = f32_to_bf16(v[d]);
 }
 
 void do_token(const RopeArgs& a, int64_t t) {
@@ -105,7 +114,7 @@ void do_token(const RopeArgs& a, int64_t t) {
     const int64_t block = input.slot_mapping[size_t(t)] / KVCache::kBlockSize;
     const int64_t offset = input.slot_mapping[size_t(t)] % KVCache::kBlockSize;
     for (int64_t h = 0; h < n_kv_heads; ++h) {
-        float rotated[kMaxHeadDim];
+        alignas(64) float rotated[kMaxHeadDim];
         rotate_head(rotated, k + h * head_dim, angles, 1.0f, a.interleaved);
         store_key(cache.keys(a.layer, block, h), rotated, head_dim, offset);
         store_value(cache.values(a.layer, block, h), v + h * head_dim, head_dim, offset);

@@ -125,6 +125,15 @@ inline void store_bf16(uint16_t* p, f32x16 a) {
     a.store(lanes);
     for (int i = 0; i < kLanes; ++i) p[i] = f32_to_bf16(lanes[i]);
 }
+inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
+    store_bf16(p, a);
+    store_bf16(p + kLanes, b);
+}
+inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
+    uint16_t lanes[kLanes];
+    store_bf16(lanes, a);
+    for (int i = 0; i < kLanes; ++i) p[2 * i] = lanes[i];
+}
 inline float reduce_add(f32x16 a) {
     const __m256 e = _mm256_add_ps(a.lo, a.hi);
     const __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));

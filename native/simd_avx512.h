@@ -99,16 +99,30 @@ inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
     even.v = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     odd.v = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int32_t(0xffff0000u))));
 }
-inline void store_bf16(uint16_t* p, f32x16 a) {
+// Every lane's bf16 in its high half; the low half is left over.
+inline __m512i round_to_bf16(f32x16 a) {
     const __m512i bits = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded =
         _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
     const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x7fff0000));
-    const __m512i result = _mm512_mask_blend_epi32(nan, rounded, quiet);
+    return _mm512_mask_blend_epi32(nan, rounded, quiet);
+}
+inline void store_bf16(uint16_t* p, f32x16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bf16(a), 16)));
+}
+inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
+#if CIERZO_ISA_LEVEL >= 3
+    _mm512_storeu_si512(p, __m512i(_mm512_cvtne2ps_pbh(b.v, a.v)));
+#else
+    store_bf16(p, a);
+    store_bf16(p + kLanes, b);
+#endif
+}
+inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
+    _mm512_mask_storeu_epi16(p, 0x55555555u, _mm512_srli_epi32(round_to_bf16(a), 16));
 }
 inline float reduce_add(f32x16 a) {
     const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

@@ -130,6 +130,15 @@ inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
 inline void store_bf16(uint16_t* p, f32x16 a) {
     for (int i = 0; i < kLanes; ++i) p[i] = f32_to_bf16(a.v[i]);
 }
+inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
+    store_bf16(p, a);
+    store_bf16(p + kLanes, b);
+}
+inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
+    uint16_t lanes[kLanes];
+    store_bf16(lanes, a);
+    for (int i = 0; i < kLanes; ++i) p[2 * i] = lanes[i];
+}
 inline float reduce_add(f32x16 a) {
     for (int half = kLanes / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];

@@ -56,9 +56,13 @@ def angles(positions: Ints, head_dim: int) -> tuple[Floats, Floats]:
 
 
 def forward_input(
-    batch: list[tuple[Sequence, int]], head_dim: int, freed: dict[int, int] | None = None
+    batch: list[tuple[Sequence, int]],
+    head_dim: int,
+    freed: dict[int, int] | None = None,
+    num_prompts: int = 0,
 ) -> ForwardInput:
-    """The step that computes the next `count` tokens of each; freed[i]: blocks of i given back."""
+    """The step that computes the next `count` tokens of each, as prompt tokens for the first
+    `num_prompts`; freed[i]: blocks of i given back."""
     counts = [count for _, count in batch]
     begins = [sequence.num_computed_tokens for sequence, _ in batch]
     spans = [np.arange(b, b + n, dtype=np.int32) for b, n in zip(begins, counts, strict=True)]
@@ -80,14 +84,19 @@ def forward_input(
         cos,
         sin,
         np.full(len(positions), head_dim**-0.5, np.float32),
+        sum(counts[:num_prompts]),
     )
 
 
 def run(
-    kv_cache: KVCache, shape: Shape, batch: list[tuple[Sequence, int]], sliding_window: int = 0
+    kv_cache: KVCache,
+    shape: Shape,
+    batch: list[tuple[Sequence, int]],
+    sliding_window: int = 0,
+    num_prompts: int = 0,
 ) -> None:
     """One step on layer 0; each sequence's attention goes to its `outputs`."""
-    step = forward_input(batch, shape.head_dim)
+    step = forward_input(batch, shape.head_dim, num_prompts=num_prompts)
     rows = [s.qkv[s.num_computed_tokens : s.num_computed_tokens + n] for s, n in batch]
     qkv = Tensor.from_numpy(np.concatenate([*rows, np.zeros((0, shape.width), np.float32)]))
     q = Tensor(0, shape.n_heads * shape.head_dim)

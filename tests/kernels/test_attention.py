@@ -20,7 +20,12 @@ from tests.kernels.paged import (
 SMOL = Shape(n_heads=9, n_kv_heads=3, head_dim=64)
 
 
-def expected(sequence: Sequence, shape: Shape, sliding_window: int = 0) -> Floats:
+both_classes = pytest.mark.parametrize("is_prompt", [False, True], ids=["completion", "prompt"])
+
+
+def expected(
+    sequence: Sequence, shape: Shape, sliding_window: int = 0, is_prompt: bool = False
+) -> Floats:
     """What the twin makes of the whole sequence: [C, n_heads * head_dim]."""
     length, d = len(sequence.qkv), shape.head_dim
     heads = sequence.qkv.reshape(length, -1, d)
@@ -28,7 +33,18 @@ def expected(sequence: Sequence, shape: Shape, sliding_window: int = 0) -> Float
     cos, sin = angles(np.arange(length, dtype=np.int32), d)
     q = reference_attention.rope(q, cos, sin) * np.float32(d**-0.5)
     k = reference_attention.rope(k, cos, sin)
-    return reference_attention.attention(q, k, v, sliding_window).reshape(length, -1)
+    attended = reference_attention.attention(q, k, v, sliding_window, is_prompt=is_prompt)
+    return attended.reshape(length, -1)
+
+
+def assert_close(outputs: Floats, want: Floats, is_prompt: bool) -> None:
+    if not is_prompt:
+        np.testing.assert_allclose(outputs, want, rtol=1e-4, atol=1e-5)
+        return
+    # Here and there a weight next to a rounding boundary of bf16 falls to its other side.
+    difference = np.abs(outputs - want)
+    assert np.max(difference, initial=0.0) < 2**-5
+    assert np.mean(difference > 1e-3) < 0.05
 
 
 def lay_out(shape: Shape, lengths: list[int], seed: int = 0) -> tuple[KVCache, list[Sequence]]:
@@ -41,97 +57,117 @@ def lay_out(shape: Shape, lengths: list[int], seed: int = 0) -> tuple[KVCache, l
     ]
 
 
-def whole(shape: Shape, length: int, sliding_window: int = 0) -> tuple[Sequence, Floats]:
+def whole(
+    shape: Shape, length: int, sliding_window: int = 0, is_prompt: bool = False
+) -> tuple[Sequence, Floats]:
     """A sequence and its outputs, computed in one step."""
     kv_cache, [sequence] = lay_out(shape, [length])
-    run(kv_cache, shape, [(sequence, length)], sliding_window)
+    run(kv_cache, shape, [(sequence, length)], sliding_window, num_prompts=int(is_prompt))
     return sequence, sequence.outputs[0]
 
 
 @pytest.mark.parametrize("queries_per_kv_head", [1, 3, 8])
 @pytest.mark.parametrize("head_dim", [16, 20, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize("length", [1, 17, 70])
-def test_matches_the_twin(queries_per_kv_head: int, head_dim: int, length: int) -> None:
+@both_classes
+def test_matches_the_twin(
+    queries_per_kv_head: int, head_dim: int, length: int, is_prompt: bool
+) -> None:
     shape = Shape(2 * queries_per_kv_head, 2, head_dim)
-    sequence, outputs = whole(shape, length)
-    np.testing.assert_allclose(outputs, expected(sequence, shape), rtol=1e-4, atol=1e-5)
+    sequence, outputs = whole(shape, length, is_prompt=is_prompt)
+    want = expected(sequence, shape, is_prompt=is_prompt)
+    assert_close(outputs, want, is_prompt)
 
 
 @pytest.mark.parametrize("sliding_window", [0, 1, 5, 16, 100, 300])
-def test_matches_the_twin_past_a_segment(sliding_window: int) -> None:
-    sequence, outputs = whole(SMOL, 555, sliding_window)
-    np.testing.assert_allclose(
-        outputs, expected(sequence, SMOL, sliding_window), rtol=1e-4, atol=1e-5
-    )
+@both_classes
+def test_matches_the_twin_past_a_segment(sliding_window: int, is_prompt: bool) -> None:
+    sequence, outputs = whole(SMOL, 555, sliding_window, is_prompt)
+    want = expected(sequence, SMOL, sliding_window, is_prompt)
+    assert_close(outputs, want, is_prompt)
 
 
-def test_a_group_larger_than_a_tile() -> None:
+@both_classes
+def test_a_group_larger_than_a_tile(is_prompt: bool) -> None:
     shape = Shape(n_heads=21, n_kv_heads=1, head_dim=16)
-    sequence, outputs = whole(shape, 19)
-    np.testing.assert_allclose(outputs, expected(sequence, shape), rtol=1e-4, atol=1e-5)
+    sequence, outputs = whole(shape, 19, is_prompt=is_prompt)
+    want = expected(sequence, shape, is_prompt=is_prompt)
+    assert_close(outputs, want, is_prompt)
 
 
 @pytest.mark.parametrize("sliding_window", [0, 7, 130])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 300])
-def test_chunks_give_the_same_bits(chunk: int, sliding_window: int) -> None:
+@both_classes
+def test_chunks_give_the_same_bits(chunk: int, sliding_window: int, is_prompt: bool) -> None:
     length = 310
-    _, in_one_step = whole(SMOL, length, sliding_window)
+    _, in_one_step = whole(SMOL, length, sliding_window, is_prompt)
     kv_cache, [sequence] = lay_out(SMOL, [length])
     while sequence.num_computed_tokens < length:
         count = min(chunk, length - sequence.num_computed_tokens)
-        run(kv_cache, SMOL, [(sequence, count)], sliding_window)
+        run(kv_cache, SMOL, [(sequence, count)], sliding_window, num_prompts=int(is_prompt))
     np.testing.assert_array_equal(np.concatenate(sequence.outputs), in_one_step)
 
 
-def test_batching_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("num_prompts", [0, 2, 6])
+def test_batching_gives_the_same_bits(num_prompts: int) -> None:
+    """Sequences of both classes in one step, and each alone: all but their last few tokens are
+    there before."""
     lengths = [1, 40, 600, 0, 16, 257]
     kv_cache, together = lay_out(SMOL, lengths)
-    for sequence, length in zip(together, lengths, strict=True):  # all but the last few tokens
-        run(kv_cache, SMOL, [(sequence, max(length - 3, 0))])
+    before = [(s, max(length - 3, 0)) for s, length in zip(together, lengths, strict=True)]
+    run(kv_cache, SMOL, before, num_prompts=num_prompts)
     steps = [(s, len(s.qkv) - s.num_computed_tokens) for s in together]
-    run(kv_cache, SMOL, steps)
-    for sequence in together:
+    run(kv_cache, SMOL, steps, num_prompts=num_prompts)
+    for i, sequence in enumerate(together):
         alone = Sequence(sequence.qkv, list(range(len(sequence.blocks))))
-        run(KVCache(1, max(len(alone.blocks), 1), 3, 64), SMOL, [(alone, len(alone.qkv))])
+        alone_cache = KVCache(1, max(len(alone.blocks), 1), 3, 64)
+        run(alone_cache, SMOL, [(alone, len(alone.qkv))], num_prompts=int(i < num_prompts))
         np.testing.assert_array_equal(np.concatenate(sequence.outputs), alone.outputs[0])
 
 
 @pytest.mark.parametrize("head_dim", [18, 64, 80])
 @pytest.mark.parametrize("queries_per_kv_head", [1, 3, 8])
-def test_instruction_sets_give_the_same_bits(head_dim: int, queries_per_kv_head: int) -> None:
+@both_classes
+def test_instruction_sets_give_the_same_bits(
+    head_dim: int, queries_per_kv_head: int, is_prompt: bool
+) -> None:
     shape = Shape(queries_per_kv_head, 1, head_dim)
     results = []
     for isa in kernels.available_isas():
         kernels.set_isa(isa)
         kv_cache, [sequence] = lay_out(shape, [300])
-        run(kv_cache, shape, [(sequence, 299)])
-        run(kv_cache, shape, [(sequence, 1)])
+        run(kv_cache, shape, [(sequence, 299)], num_prompts=int(is_prompt))
+        run(kv_cache, shape, [(sequence, 1)], num_prompts=int(is_prompt))
         results.append(np.concatenate(sequence.outputs))
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_threads_give_the_same_bits() -> None:
+@both_classes
+def test_threads_give_the_same_bits(is_prompt: bool) -> None:
     """1 thread walks whole tiles, 7 share out the segments of a long decode."""
     results = []
     for num_threads in (1, 2, 7):
         kernels.set_num_threads(num_threads)
         kv_cache, [sequence] = lay_out(SMOL, [1500])
-        run(kv_cache, SMOL, [(sequence, 1499)])
-        run(kv_cache, SMOL, [(sequence, 1)])
+        run(kv_cache, SMOL, [(sequence, 1499)], num_prompts=int(is_prompt))
+        run(kv_cache, SMOL, [(sequence, 1)], num_prompts=int(is_prompt))
         results.append(np.concatenate(sequence.outputs))
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
 
 
-def test_what_a_reused_block_held_cannot_be_seen() -> None:
+@pytest.mark.parametrize("length", [15, 21, 33])
+@both_classes
+def test_what_a_reused_block_held_cannot_be_seen(length: int, is_prompt: bool) -> None:
     rng = np.random.default_rng(0)
-    kv_cache = KVCache(1, 2, 3, 64)
-    poison = Sequence(np.full((32, SMOL.width), np.inf, np.float32), [0, 1])
-    run(kv_cache, SMOL, [(poison, 32)])
-    sequence = make_sequence(rng, SMOL, 21, [1, 0])
-    run(kv_cache, SMOL, [(sequence, 21)])
-    np.testing.assert_allclose(sequence.outputs[0], expected(sequence, SMOL), rtol=1e-4, atol=1e-5)
+    kv_cache = KVCache(1, 3, 3, 64)
+    poison = Sequence(np.full((48, SMOL.width), np.inf, np.float32), [0, 1, 2])
+    run(kv_cache, SMOL, [(poison, 48)])
+    sequence = make_sequence(rng, SMOL, length, [2, 1, 0])
+    run(kv_cache, SMOL, [(sequence, length)], num_prompts=int(is_prompt))
+    want = expected(sequence, SMOL, is_prompt=is_prompt)
+    assert_close(sequence.outputs[0], want, is_prompt)
 
 
 def test_no_tokens() -> None:
@@ -142,10 +178,12 @@ def test_no_tokens() -> None:
     assert out.rows == 0
 
 
-def test_blocks_behind_the_window_may_be_freed() -> None:
+@both_classes
+def test_blocks_behind_the_window_may_be_freed(is_prompt: bool) -> None:
     kv_cache, [sequence] = lay_out(SMOL, [100])
     run(kv_cache, SMOL, [(sequence, 99)], 20)
-    step = forward_input([(sequence, 1)], 64, freed={0: 5})  # positions 0..79; 80 is still seen
+    # Positions 0..79; 80 is still seen.
+    step = forward_input([(sequence, 1)], 64, freed={0: 5}, num_prompts=int(is_prompt))
     q, out = Tensor.from_numpy(np.ones((1, 576), np.float32)), Tensor(0, 576)
     attention(out, q, step, kv_cache, 0, 20)
     with pytest.raises(ValueError, match=r"attention: block_tables must be .* position 79 .* 80"):

@@ -43,8 +43,14 @@ def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> F
     return np.concatenate(rotated, axis=-1)
 
 
-def attention(q: Floats, k: Floats, v: Floats, sliding_window: int = 0) -> Floats:
-    """The last T of C positions attend: q [T, H, d] (scaled), k and v [C, K, d] → [T, H, d]"""
+def attention(
+    q: Floats, k: Floats, v: Floats, sliding_window: int = 0, *, is_prompt: bool = False
+) -> Floats:
+    """The last T of C positions attend: q [T, H, d] (scaled), k and v [C, K, d] → [T, H, d]
+
+    A prompt row's weights are rounded to bf16 before they meet the values, relative to the
+    largest score up to the end of their segment of 256 positions.
+    """
     num_queries, n_heads, _ = q.shape
     queries_per_kv_head = n_heads // k.shape[1]
     keys = np.repeat(round_to_bf16(k), queries_per_kv_head, axis=1).astype(np.float64)
@@ -56,10 +62,25 @@ def attention(q: Floats, k: Floats, v: Floats, sliding_window: int = 0) -> Float
     if sliding_window:
         hidden |= position <= query - sliding_window
     scores = np.where(hidden, -np.inf, scores)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    attended: Floats = np.einsum("htc,chd->thd", weights, values).astype(np.float32)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - largest)
+    sums = weights.sum(axis=-1, keepdims=True)
+    if is_prompt:
+        weights = _rounded_by_segment(scores, largest)
+    attended: Floats = np.einsum("htc,chd->thd", weights / sums, values).astype(np.float32)
     return attended
+
+
+def _rounded_by_segment(scores: NDArray[np.float64], largest: NDArray[np.float64]) -> Floats:
+    """exp(scores - largest), rounded to bf16 where the kernel does."""
+    weights = np.zeros(scores.shape, np.float32)
+    for begin in range(0, scores.shape[-1], 256):
+        segment = slice(begin, begin + 256)
+        so_far = scores[..., : begin + 256].max(axis=-1, keepdims=True)
+        reached = np.where(np.isfinite(so_far), so_far, 0.0)
+        rounded = round_to_bf16(np.exp(scores[..., segment] - reached).astype(np.float32))
+        weights[..., segment] = rounded * np.exp(so_far - largest)
+    return weights
 
 
 def argmax(logits: Floats) -> Ints:

@@ -1,0 +1,91 @@
+// Completion rows: one segment's softmax, and how segments are merged.
+#include "attention_completion.h"
+
+#include <limits>
+
+namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+namespace {
+
+// A row's scores become its weights exp(score − maximum); `seen` counts from the segment's begin.
+void softmax_row(float* scores, Positions seen, float& maximum, float& sum) {
+    const int64_t begin = seen.begin / kBlockSize * kBlockSize;
+    const int64_t end = round_up(seen.end, kBlockSize);
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    for (int64_t t = begin; t < seen.begin; ++t) scores[t] = kNever;
+    for (int64_t t = seen.end; t < end; ++t) scores[t] = kNever;
+    f32x16 top = f32x16::broadcast(kNever);
+    for (int64_t t = begin; t < end; t += kLanes) top = max(top, f32x16::load(scores + t));
+    maximum = reduce_max(top);
+    const f32x16 shift = f32x16::broadcast(maximum);
+    f32x16 total = f32x16::zero();
+    for (int64_t t = begin; t < end; t += kLanes) {
+        const f32x16 weight = exp(f32x16::load(scores + t) - shift);
+        weight.store(scores + t);
+        total = total + weight;
+    }
+    sum = reduce_add(total);
+}
+
+}  // namespace
+
+void load_queries(const AttentionProblem& p, const AttentionRows& rows, CompletionWorkspace& w) {
+    for (int64_t r = 0; r < rows.count(); ++r) {
+        const float* q = p.a.q + p.offset(rows, rows.begin + r);
+        for (int64_t d = 0; d < p.head_dim; d += kLanes) {
+            uint16_t* rounded = w.q_bf16 + r * p.stride + d;
+            const int lanes = int(std::min<int64_t>(kLanes, p.head_dim - d));
+            store_bf16(rounded, f32x16::load_partial(q + d, lanes));
+            f32x16::load_bf16(rounded).store(w.q + r * p.stride + d);
+        }
+    }
+}
+
+void attend_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                    CompletionWorkspace& w, const PartialAttention& out) {
+    const int64_t n = rows.count(), origin = segment * kSegment;
+    Positions seen[kTileRows];
+    for (int64_t r = 0; r < n; ++r) {
+        const Positions all = p.visible(rows.sequence, rows.begin + r);
+        seen[r] = intersect({all.begin - origin, all.end - origin}, {0, kSegment});
+    }
+    const Positions blocks = {std::max(seen[0].begin, int64_t(0)) / kBlockSize,
+                              (seen[n - 1].end + kBlockSize - 1) / kBlockSize};
+    score_segment(p, rows, segment, blocks, w);
+    for (int64_t r = 0; r < n; ++r) {
+        out.maximum[r] = -std::numeric_limits<float>::infinity();
+        out.sum[r] = 0.0f;
+        if (!seen[r].empty())
+            softmax_row(w.scores + r * kSegment, seen[r], out.maximum[r], out.sum[r]);
+    }
+    add_segment(p, rows, segment, blocks, seen, w, out.o);
+}
+
+void merge(const AttentionProblem& p, int64_t num_rows, const PartialAttention& into,
+           const PartialAttention& next) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+        if (next.sum[r] == 0.0f) continue;
+        const float maximum = std::max(into.maximum[r], next.maximum[r]);
+        const f32x16 a = exp(f32x16::broadcast(into.maximum[r] - maximum));
+        const f32x16 b = exp(f32x16::broadcast(next.maximum[r] - maximum));
+        const f32x16 sum =
+            fma(f32x16::broadcast(into.sum[r]), a, f32x16::broadcast(next.sum[r]) * b);
+        into.maximum[r] = maximum;
+        sum.store_partial(into.sum + r, 1);
+        for (int64_t d = r * p.stride; d < (r + 1) * p.stride; d += kLanes)
+            fma(f32x16::load(into.o + d), a, f32x16::load(next.o + d) * b).store(into.o + d);
+    }
+}
+
+void write_out(const AttentionProblem& p, const AttentionRows& rows,
+               const PartialAttention& merged) {
+    for (int64_t r = 0; r < rows.count(); ++r) {
+        float* out = p.a.out + p.offset(rows, rows.begin + r);
+        const f32x16 sum = f32x16::broadcast(merged.sum[r]);
+        for (int64_t d = 0; d < p.head_dim; d += kLanes)
+            (f32x16::load(merged.o + r * p.stride + d) / sum)
+                .store_partial(out + d, int(std::min<int64_t>(kLanes, p.head_dim - d)));
+    }
+}
+
+}  // namespace cierzo::CIERZO_ISA_NAMESPACE
