@@ -75,7 +75,7 @@ def test_logprobs_agree_with_logits(llm: LLM) -> None:
     (completion,) = llm.generate("hello there", replace(GREEDY, logprobs=0, prompt_logprobs=0))
     output = completion.outputs[0]
     tokens = [*completion.prompt_token_ids, *output.token_ids]
-    logits = llm.logits(tokens).astype(np.float64)
+    logits = llm.logits(tokens, len(completion.prompt_token_ids)).astype(np.float64)
     assert logits.shape == (len(tokens), llm.config.vocab_size)
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     entries = [*(completion.prompt_logprobs or ()), *(output.logprobs or ())]

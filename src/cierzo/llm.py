@@ -160,9 +160,17 @@ class LLM:
         """The continuation's text as it comes, likewise."""
         return self._stream(self._encode(prompt), params or SamplingParams(), continues=True)
 
-    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """Logits [n_tokens, vocab_size]: row i is the model's opinion of token i + 1."""
-        return self.engine.logits(self._checked(token_ids))
+    def logits(
+        self,
+        token_ids: Sequence[int] | NDArray[np.integer],
+        num_prompt_tokens: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits [n_tokens, vocab_size]: row i is the model's opinion of token i + 1.
+
+        Tokens from `num_prompt_tokens` on (None: none of them) are computed as completion tokens,
+        which reproduces a completion's logprobs; as a prompt they differ by a rounding error.
+        """
+        return self.engine.logits(self._checked(token_ids), num_prompt_tokens)
 
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
         """One vector [dim] of length 1 per text: the last token's hidden state after the final

@@ -95,8 +95,11 @@ def test_bf16_logits(case: Case, file_format: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", GGUF_CASES + PACKED_CASES, ids=lambda case: case.name)
-def test_quantised_logits(case: Case, tmp_path: Path) -> None:
-    errors = RowErrors.of(case, logits_of(open_case(case, tmp_path), TOKEN_IDS))
+@pytest.mark.parametrize("num_prompt_tokens", [0, len(TOKEN_IDS)], ids=["completion", "prompt"])
+def test_quantised_logits(case: Case, num_prompt_tokens: int, tmp_path: Path) -> None:
+    model = open_case(case, tmp_path)
+    logits = logits_of(model, TOKEN_IDS, num_prompt_tokens=num_prompt_tokens)
+    errors = RowErrors.of(case, logits)
     is_requantised = case.block_type in (BlockType.Q2_K, BlockType.Q3_K, BlockType.Q6_K)
     limit = MAX_RELATIVE_ERROR_REQUANTISED if is_requantised else MAX_RELATIVE_ERROR
     assert errors.are_within(limit, errors.relative)
@@ -121,17 +124,18 @@ def test_a_row_depends_on_itself_alone(name: str, block_type: BlockType, tmp_pat
         write_gguf(path, case.model(), block_type=block_type)
     else:
         path = write_bf16(tmp_path / "model", case, "huggingface-4")
-    model = open_transformer(path)
-    whole = logits_of(model, TOKEN_IDS)
-    for chunks in ([1] * 80, [7, 16, 33, 1, 23], [79, 1]):
-        np.testing.assert_array_equal(logits_of(model, TOKEN_IDS, chunks), whole)
+    model = open_transformer(path, tells_prompt_apart=True)
+    whole = logits_of(model, TOKEN_IDS, [40, 40], num_prompt_tokens=40)
+    for chunks in ([1] * 80, [7, 16, 17, 1, 39], [39, 1, 33, 7]):
+        np.testing.assert_array_equal(logits_of(model, TOKEN_IDS, chunks, 40), whole)
     best_isa, num_threads = kernels.isa(), kernels.num_threads()
     try:
         for isa in kernels.available_isas():
             kernels.set_isa(isa)
             for threads in (1, 2):
                 kernels.set_num_threads(threads)
-                np.testing.assert_array_equal(logits_of(model, TOKEN_IDS, [64, 16]), whole)
+                logits = logits_of(model, TOKEN_IDS, [24, 16, 40], num_prompt_tokens=40)
+                np.testing.assert_array_equal(logits, whole)
     finally:
         kernels.set_isa(best_isa)
         kernels.set_num_threads(num_threads)

@@ -75,9 +75,14 @@ class Engine:
             self._post(lambda: self._add(arrival, request))
         return stream
 
-    def logits(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Logits [n_tokens, vocab_size] of one sequence, computed between two steps."""
-        return self._call(lambda: self._core.runner.logits(token_ids))
+    def logits(
+        self, token_ids: NDArray[np.int32], num_prompt_tokens: int | None = None
+    ) -> NDArray[np.float32]:
+        """Logits [n_tokens, vocab_size] of one sequence, computed between two steps.
+
+        Tokens from `num_prompt_tokens` on (None: none) are computed as completion tokens.
+        """
+        return self._call(lambda: self._core.runner.logits(token_ids, num_prompt_tokens))
 
     def hidden(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""

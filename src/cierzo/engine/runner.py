@@ -51,23 +51,32 @@ class ModelRunner:
         """Logits [len(batch.logits_rows), vocab_size]; valid until the next step."""
         return self.model.forward(batch.arrays, self._kv_cache, batch.logits_rows)
 
-    def logits(self, token_ids: Int32) -> Rows:
-        """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own."""
-        return np.concatenate(self._run_alone(token_ids, self.model.forward))
+    def logits(self, token_ids: Int32, num_prompt_tokens: int | None = None) -> Rows:
+        """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own.
+
+        Tokens from `num_prompt_tokens` on (None: none) are computed as completion tokens.
+        """
+        prompt_end = len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
+        return np.concatenate(self._run_alone(token_ids, prompt_end, self.model.forward))
 
     def hidden(self, token_ids: Int32) -> Rows:
         """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
-        return np.concatenate(self._run_alone(token_ids, self.model.hidden))
+        return np.concatenate(self._run_alone(token_ids, len(token_ids), self.model.hidden))
 
     def _run_alone(
-        self, token_ids: Int32, compute: Callable[[StepArrays, Any, Int32], Tensor]
+        self,
+        token_ids: Int32,
+        prompt_end: int,
+        compute: Callable[[StepArrays, Any, Int32], Tensor],
     ) -> list[Rows]:
         num_blocks = -(-len(token_ids) // BLOCK_SIZE)
         kv_cache = self.model.new_kv_cache(num_blocks)
         table = np.arange(num_blocks, dtype=np.int32)[None]
         chunks = []
-        for start in range(0, len(token_ids), CHUNK):
-            end = min(start + CHUNK, len(token_ids))
+        end = 0
+        while end < len(token_ids):
+            start = end
+            end = min(start + CHUNK, prompt_end if start < prompt_end else len(token_ids))
             positions = np.arange(start, end, dtype=np.int32)
             step = StepArrays(
                 token_ids=token_ids[start:end],
@@ -76,7 +85,7 @@ class ModelRunner:
                 query_starts=np.array([0, end - start], np.int32),
                 context_lens=np.array([end], np.int32),
                 block_tables=table,
-                num_prompt_tokens=end - start,
+                num_prompt_tokens=end - start if start < prompt_end else 0,
             )
             chunks.append(compute(step, kv_cache, positions - np.int32(start)).numpy().copy())
         return chunks

@@ -81,10 +81,10 @@ class Attention:
 
     def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput, kv: KVCache) -> None:
         """x [T, D] += attention(h [T, D])"""
-        kernels.matmul(s.qkv, h, self._qkv_proj)
+        kernels.matmul(s.qkv, h, self._qkv_proj, num_prompt_rows=step.num_prompt_tokens)
         kernels.rope_and_store(s.q, s.qkv, step, kv, self._layer, self._n_heads)
         kernels.attention(s.attended, s.q, step, kv, self._layer, self._sliding_window)
-        kernels.matmul(x, s.attended, self._o_proj, accumulate=True)
+        kernels.matmul(x, s.attended, self._o_proj, True, step.num_prompt_tokens)
 
 
 class FeedForward:
@@ -94,10 +94,10 @@ class FeedForward:
         self._gate_up_proj = weights.packed(f"layers.{layer}.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch) -> None:
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput) -> None:
         """x [T, D] += feed_forward(h [T, D])"""
-        kernels.matmul_swiglu(s.activated, h, self._gate_up_proj)
-        kernels.matmul(x, s.activated, self._down_proj, accumulate=True)
+        kernels.matmul_swiglu(s.activated, h, self._gate_up_proj, step.num_prompt_tokens)
+        kernels.matmul(x, s.activated, self._down_proj, True, step.num_prompt_tokens)
 
 
 class MoeLayer:
@@ -109,10 +109,16 @@ class MoeLayer:
         self._gate_up_proj = weights.packed(f"layers.{layer}.experts.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.experts.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch) -> None:
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput) -> None:
         """x [T, D] += Σ over chosen experts of weight · feed_forward_e(h [T, D])"""
         kernels.moe(
-            x, h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
+            x,
+            h,
+            self._router,
+            self._gate_up_proj,
+            self._down_proj,
+            self._num_experts_per_tok,
+            num_prompt_rows=step.num_prompt_tokens,
         )
 
 
@@ -135,25 +141,27 @@ class TransformerBlock:
         kernels.rms_norm(s.h, s.x, self._attention_norm, self._eps)
         self._attention.add_to(s.x, s.h, s, step, kv)
         kernels.rms_norm(s.h, s.x, self._feed_forward_norm, self._eps)
-        self._feed_forward.add_to(s.x, s.h, s)
+        self._feed_forward.add_to(s.x, s.h, s, step)
 
 
 class Transformer:
-    """A decoder-only transformer over packed weights. Not thread-safe: one step at a time."""
+    """A decoder-only transformer over packed weights. Not thread-safe: one step at a time.
 
-    def __init__(self, weights: Weights) -> None:
+    `tells_prompt_apart`: a prompt token's KV differs from the same token's that was sampled.
+    Unset: where there is a matrix unit, for which many rows are worth an arithmetic of their own.
+    """
+
+    def __init__(self, weights: Weights, tells_prompt_apart: bool | None = None) -> None:
         self.config = config = weights.config
+        self.tells_prompt_apart = (
+            kernels.isa() == "amx" if tells_prompt_apart is None else tells_prompt_apart
+        )
         self._rope = RotaryEmbedding(config)
         self._embedding = weights.packed("embedding")
         self._blocks = [TransformerBlock(weights, layer) for layer in range(config.n_layers)]
         self._norm = weights.tensor("norm")
         self._output = self._embedding if config.tied_embeddings else weights.packed("output")
         self._scratch = Scratch(config)
-
-    @property
-    def tells_prompt_apart(self) -> bool:
-        """True when a prompt token's KV differs from the same token's that was sampled."""
-        return False
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         c = self.config
@@ -188,4 +196,5 @@ class Transformer:
             cos,
             sin,
             self._rope.query_scale(step.positions),
+            step.num_prompt_tokens if self.tells_prompt_apart else 0,
         )
