@@ -65,4 +65,5 @@ NB_MODULE(_native, m) {
     cierzo::bind_matmul(m);
     cierzo::bind_forward(m);
     cierzo::bind_sampling(m);
+    cierzo::bind_program(m);
 }

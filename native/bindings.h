@@ -12,6 +12,7 @@ namespace cierzo {
 
 void bind_forward(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
+void bind_program(nanobind::module_& m);
 void bind_matmul(nanobind::module_& m);
 
 // The values of an array argument. NumPy has arrays that begin between two addresses of their type;

@@ -2,7 +2,8 @@
 
 T tokens of a step, D dim, H hidden_dim, V vocabulary. Activations are float32 `Tensor`s
 that live as long as the model and are written in place, so a step allocates nothing
-that grows with the model. Knows nothing of files, requests or text.
+that grows with the model. The pass is written down once, as a `Program` of kernel calls, and
+every step runs it without Python in between. Knows nothing of files, requests or text.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cierzo import kernels
 from cierzo.config import ModelConfig
-from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Tensor
+from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Program, Tensor
 from cierzo.models.rope import RotaryEmbedding
 
 Int32 = NDArray[np.int32]
@@ -79,12 +80,12 @@ class Attention:
         self._qkv_proj = weights.packed(f"layers.{layer}.qkv_proj")
         self._o_proj = weights.packed(f"layers.{layer}.o_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput, kv: KVCache) -> None:
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
         """x [T, D] += attention(h [T, D])"""
-        kernels.matmul(s.qkv, h, self._qkv_proj, num_prompt_rows=step.num_prompt_tokens)
-        kernels.rope_and_store(s.q, s.qkv, step, kv, self._layer, self._n_heads)
-        kernels.attention(s.attended, s.q, step, kv, self._layer, self._sliding_window)
-        kernels.matmul(x, s.attended, self._o_proj, True, step.num_prompt_tokens)
+        program.matmul(s.qkv, h, self._qkv_proj)
+        program.rope_and_store(s.q, s.qkv, self._layer, self._n_heads)
+        program.attention(s.attended, s.q, self._layer, self._sliding_window)
+        program.matmul(x, s.attended, self._o_proj, accumulate=True)
 
 
 class FeedForward:
@@ -94,10 +95,10 @@ class FeedForward:
         self._gate_up_proj = weights.packed(f"layers.{layer}.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput) -> None:
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
         """x [T, D] += feed_forward(h [T, D])"""
-        kernels.matmul_swiglu(s.activated, h, self._gate_up_proj, step.num_prompt_tokens)
-        kernels.matmul(x, s.activated, self._down_proj, True, step.num_prompt_tokens)
+        program.matmul_swiglu(s.activated, h, self._gate_up_proj)
+        program.matmul(x, s.activated, self._down_proj, accumulate=True)
 
 
 class MoeLayer:
@@ -109,16 +110,10 @@ class MoeLayer:
         self._gate_up_proj = weights.packed(f"layers.{layer}.experts.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.experts.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, step: ForwardInput) -> None:
+    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
         """x [T, D] += Σ over chosen experts of weight · feed_forward_e(h [T, D])"""
-        kernels.moe(
-            x,
-            h,
-            self._router,
-            self._gate_up_proj,
-            self._down_proj,
-            self._num_experts_per_tok,
-            num_prompt_rows=step.num_prompt_tokens,
+        program.moe(
+            x, h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
         )
 
 
@@ -137,11 +132,11 @@ class TransformerBlock:
             else MoeLayer(weights, layer, config.moe.num_experts_per_tok)
         )
 
-    def forward(self, s: Scratch, step: ForwardInput, kv: KVCache) -> None:
-        kernels.rms_norm(s.h, s.x, self._attention_norm, self._eps)
-        self._attention.add_to(s.x, s.h, s, step, kv)
-        kernels.rms_norm(s.h, s.x, self._feed_forward_norm, self._eps)
-        self._feed_forward.add_to(s.x, s.h, s, step)
+    def write(self, program: Program, s: Scratch) -> None:
+        program.rms_norm(s.h, s.x, self._attention_norm, self._eps)
+        self._attention.add_to(s.x, s.h, s, program)
+        program.rms_norm(s.h, s.x, self._feed_forward_norm, self._eps)
+        self._feed_forward.add_to(s.x, s.h, s, program)
 
 
 class Transformer:
@@ -162,6 +157,7 @@ class Transformer:
         self._norm = weights.tensor("norm")
         self._output = self._embedding if config.tied_embeddings else weights.packed("output")
         self._scratch = Scratch(config)
+        self._program = self._write_program(self._scratch)
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         c = self.config
@@ -175,14 +171,17 @@ class Transformer:
 
     def hidden(self, step: StepArrays, kv_cache: KVCache, rows: Int32) -> Tensor:
         """Hidden states after the final norm [len(rows), D]; valid until the next step."""
-        s = self._scratch
-        forward_input = self._forward_input(step)
-        kernels.embed(s.x, forward_input, self._embedding)
+        self._program.run(self._forward_input(step), kv_cache, rows)
+        return self._scratch.due
+
+    def _write_program(self, s: Scratch) -> Program:
+        program = Program()
+        program.embed(s.x, self._embedding)
         for block in self._blocks:
-            block.forward(s, forward_input, kv_cache)
-        kernels.gather_rows(s.due, s.x, rows)
-        kernels.rms_norm(s.due, s.due, self._norm, self.config.norm_eps)
-        return s.due
+            block.write(program, s)
+        program.gather_rows(s.due, s.x)
+        program.rms_norm(s.due, s.due, self._norm, self.config.norm_eps)
+        return program
 
     def _forward_input(self, step: StepArrays) -> ForwardInput:
         cos, sin = self._rope.angles(step.positions)
