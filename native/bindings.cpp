@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "dispatch.h"
+#include "ops_roofline.h"
 #include "tensor.h"
 #include "thread_pool.h"
 
@@ -53,6 +54,9 @@ void bind_machine(nb::module_& m) {
     m.def("isa", &isa);
     m.def("available_isas", &available_isas);
     m.def("set_isa", &set_isa, "name"_a);
+    using release = nb::call_guard<nb::gil_scoped_release>;
+    m.def("read_rate", &read_rate, "nbytes"_a, "seconds"_a, release());
+    m.def("multiply_rate", &multiply_rate, "unit"_a, "seconds"_a, release());
 }
 
 }  // namespace

@@ -24,4 +24,7 @@ void top_k(int32_t* ids, float* values, const float* logits, int64_t vocab_size,
 void sample(const SampleArgs& args);
 void apply_mask(float* logits, const uint32_t* mask, int64_t vocab_size);
 
+uint64_t read_burst(const uint8_t* p, int64_t nbytes);
+int64_t multiply_burst(MultiplyUnit unit, int64_t steps, uint8_t* scratch);
+
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -20,6 +20,8 @@ const Kernels kernel_table = {
     .top_k = top_k,
     .sample = sample,
     .apply_mask = apply_mask,
+    .read_burst = read_burst,
+    .multiply_burst = multiply_burst,
 };
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -99,6 +99,18 @@ struct QuantizeArgs {
     uint16_t* minimums;
 };
 
+// What a burst of products runs on (roofline.cpp): vectors, or tiles with their operands in
+// registers or, four loads for every four products, from the first-level cache.
+enum class MultiplyUnit {
+    kF32,
+    kInt8,
+    kTileInt8,
+    kTileBf16,
+    kTileInt8FromL1,
+    kTileBf16FromL1,
+};
+inline constexpr int64_t kRooflineScratch = 32 << 10;  // bytes of a thread's scratch: a part of L1
+
 struct Kernels {
     void (*quantize)(const QuantizeArgs&) = nullptr;
 
@@ -126,6 +138,12 @@ struct Kernels {
     void (*sample)(const SampleArgs&) = nullptr;
     // Sets logits[i] to -inf where bit i of mask is 0.
     void (*apply_mask)(float* logits, const uint32_t* mask, int64_t vocab_size) = nullptr;
+
+    // One thread's burst of work, to be timed. Reads all of [p, p + nbytes), a multiple of 2^16;
+    // returns a sum so that nothing is left out.
+    uint64_t (*read_burst)(const uint8_t* p, int64_t nbytes) = nullptr;
+    // Returns the multiply-adds done, 0 where this instruction set has no such unit.
+    int64_t (*multiply_burst)(MultiplyUnit unit, int64_t steps, uint8_t* scratch) = nullptr;
 };
 
 }  // namespace cierzo

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_imports_and_declared_dependencies_are_the_same() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {name_of(requirement) for requirement in project["dependencies"]}
+    requirements = project["dependencies"] + project["optional-dependencies"]["bench"]
+    declared = {name_of(requirement) for requirement in requirements}
     owners = packages_distributions()
     modules = {
         module for path in (ROOT / "src").rglob("*.py") for module in modules_of(path.read_text())

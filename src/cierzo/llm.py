@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cierzo import hub, kernels
-from cierzo.config import EngineConfig, ModelConfig
+from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig
 from cierzo.engine import (
     Engine,
     FinishReason,
@@ -108,7 +108,9 @@ class LLM:
             max_running=settings.max_running,
             token_budget=settings.token_budget,
         )
+        self.folder = folder  # the packed one
         self.config: ModelConfig = packed.config
+        self.kv_cache_nbytes = plan.num_blocks * BLOCK_SIZE * packed.config.kv_bytes_per_token
         self.max_model_len = plan.max_model_len
         self.tokenizer: Tokenizer = load_tokenizer(folder)
         self.chat_prompt = ChatPrompt(self.tokenizer)

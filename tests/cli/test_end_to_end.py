@@ -73,7 +73,7 @@ def test_bench_prints_one_object(model: Path) -> None:
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["threads"] == 1
-    assert report["load_s"] > 0 and report["rss_bytes"] > 1_000_000
+    assert report["load_s"] > 0 and report["memory"]["resident_bytes"] > 1_000_000
     assert [row["batch"] for row in report["batches"]] == [1, 2]
     assert all(row["prefill_tok_s"] > 0 for row in report["batches"])
     assert all(row["decode_tok_s"] > 0 for row in report["batches"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cierzo.cli.speed import decode_rate, last_first, measure
+from cierzo.cli.speed import Load, decode_rate, last_first, measure
 from cierzo.config import EngineConfig
 from cierzo.engine import Engine
 from cierzo.errors import EngineError
@@ -30,7 +30,7 @@ def test_every_prompt_is_computed() -> None:
     model = FakeModel()
     engine = Engine(model, EngineConfig(max_model_len=64, num_blocks=64))
     try:
-        speed = measure(engine, VOCAB_SIZE, batch=3, prompt=20, generate=8, repeat=2)
+        speed = measure(engine, VOCAB_SIZE, Load(batch=3, prompt=20, generate=8), repeat=2)
     finally:
         engine.close()
     assert speed.batch == 3
@@ -44,6 +44,27 @@ def test_a_failing_engine_is_no_measurement() -> None:
     engine = Engine(FakeModel(fail_on=0), EngineConfig(max_model_len=512, num_blocks=256))
     try:
         with pytest.raises(EngineError, match="during the measurement"):
-            measure(engine, VOCAB_SIZE, batch=2, prompt=400, generate=4, repeat=1)
+            measure(engine, VOCAB_SIZE, Load(batch=2, prompt=400, generate=4), repeat=1)
+    finally:
+        engine.close()
+
+
+def test_a_cached_prefix_is_computed_once() -> None:
+    model = FakeModel()
+    engine = Engine(model, EngineConfig(max_model_len=128, num_blocks=64))
+    try:
+        measure(engine, VOCAB_SIZE, Load(batch=2, prompt=5, generate=4, cached=32), repeat=1)
+    finally:
+        engine.close()
+    warm_up, round_ = 2 * (5 + 3), 2 * 5 + 2 * (5 + 3)
+    assert model.num_computed_tokens == 32 + warm_up + round_
+
+
+def test_a_prefix_that_was_not_cached_is_another_load() -> None:
+    config = EngineConfig(max_model_len=128, num_blocks=64, prefix_caching=False)
+    engine = Engine(FakeModel(), config)
+    try:
+        with pytest.raises(EngineError, match="0 of a prefix of 32 tokens"):
+            measure(engine, VOCAB_SIZE, Load(batch=1, prompt=5, generate=4, cached=32), repeat=1)
     finally:
         engine.close()

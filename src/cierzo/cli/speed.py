@@ -15,9 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+from cierzo.config import BLOCK_SIZE
 from cierzo.engine.engine import Engine
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`batch` sequences at once: each `prompt` new tokens behind a common prefix of `cached` that
+    is computed before the clock starts, then `generate` decoded. All counts are tokens."""
+
+    batch: int
+    prompt: int
+    generate: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,37 +45,66 @@ class BatchSpeed:
     tpot_ms: float
 
 
-def measure(
-    engine: Engine, vocab_size: int, batch: int, prompt: int, generate: int, repeat: int
-) -> BatchSpeed:
-    """One warm-up, then `repeat` rounds. `prompt` and `generate` are tokens per sequence."""
-    chooser = random.Random(batch)
+class Bench:
+    """An engine under one load, its prefix computed and everything warm after one round."""
 
-    def prompts() -> list[tuple[int, ...]]:
+    def __init__(self, engine: Engine, vocab_size: int, load: Load) -> None:
+        self._engine = engine
+        self._vocab_size = vocab_size
+        self._load = load
+        self._chooser = random.Random(load.batch)
+        self._prefix = self._random_tokens(load.cached)
+        if self._prefix:
+            asyncio.run(_arrivals(engine, [self._prefix], 1, 0))
+        self._run(min(load.generate, 16))
+
+    def prefill_tok_s(self) -> float:
+        """New prompt tokens per second."""
+        num_tokens = self._load.batch * self._load.prompt
+        return num_tokens / last_first(self._run(1))
+
+    def decode_tok_s(self) -> float:
+        """Decoded tokens per second, of all sequences together."""
+        return decode_rate(self._run(self._load.generate))
+
+    def _run(self, generate: int) -> list[list[float]]:
         # Fresh every time: a repeated prompt would come from the prefix cache.
-        return [tuple(chooser.choices(range(vocab_size), k=prompt)) for _ in range(batch)]
+        prompts = [
+            self._prefix + self._random_tokens(self._load.prompt) for _ in range(self._load.batch)
+        ]
+        least_cached = self._load.cached // BLOCK_SIZE * BLOCK_SIZE
+        return asyncio.run(_arrivals(self._engine, prompts, generate, least_cached))
 
-    asyncio.run(_arrivals(engine, prompts(), min(generate, 16)))
+    def _random_tokens(self, count: int) -> tuple[int, ...]:
+        return tuple(self._chooser.choices(range(self._vocab_size), k=count))
+
+
+def measure(engine: Engine, vocab_size: int, load: Load, repeat: int) -> BatchSpeed:
+    """One warm-up, then `repeat` rounds."""
+    bench = Bench(engine, vocab_size, load)
     prefill, decode = [], []
     for _ in range(repeat):
-        prefill.append(batch * prompt / last_first(asyncio.run(_arrivals(engine, prompts(), 1))))
-        decode.append(decode_rate(asyncio.run(_arrivals(engine, prompts(), generate))))
+        prefill.append(bench.prefill_tok_s())
+        decode.append(bench.decode_tok_s())
     prefill_tok_s, decode_tok_s = statistics.median(prefill), statistics.median(decode)
     return BatchSpeed(
-        batch,
+        load.batch,
         round(prefill_tok_s, 1),
         round(decode_tok_s, 1),
         (round(min(prefill), 1), round(max(prefill), 1)),
         (round(min(decode), 1), round(max(decode), 1)),
-        ttft_ms=round(1000 * batch * prompt / prefill_tok_s, 2),
-        tpot_ms=round(1000 * batch / decode_tok_s, 3) if decode_tok_s else 0.0,
+        ttft_ms=round(1000 * load.batch * load.prompt / prefill_tok_s, 2),
+        tpot_ms=round(1000 * load.batch / decode_tok_s, 3) if decode_tok_s else 0.0,
     )
 
 
 async def _arrivals(
-    engine: Engine, prompts: Sequence[tuple[int, ...]], generate: int
+    engine: Engine, prompts: Sequence[tuple[int, ...]], generate: int, least_cached: int
 ) -> list[list[float]]:
-    """For each prompt, when each of its tokens arrived, in seconds after submitting."""
+    """For each prompt, when each of its tokens arrived, in seconds after submitting.
+
+    Raises EngineError where fewer than `least_cached` of its tokens came from the prefix cache.
+    """
     params = SamplingParams(temperature=0.0, max_tokens=generate)
     started = time.perf_counter()
 
@@ -74,6 +115,11 @@ async def _arrivals(
                 raise EngineError(f"the engine failed during the measurement: {event.error}")
             if event.token_id is not None:
                 times.append(time.perf_counter() - started)
+                if event.num_cached_tokens < least_cached:
+                    raise EngineError(
+                        f"{event.num_cached_tokens} of a prefix of {least_cached} tokens came from "
+                        "the cache: what was measured is another load"
+                    )
         return times
 
     return await asyncio.gather(*(one(prompt) for prompt in prompts))
