@@ -191,6 +191,8 @@ def _add_metadata(writer: gguf.GGUFWriter, c: ModelConfig) -> None:
         writer.add_rope_scaling_yarn_log_mul(c.rope_scaling.mscale_all_dim or 0.0)
     if c.query_temperature is not None:
         writer.add_attn_temperature_scale(c.query_temperature.beta)
+    if c.pooling == "mean":
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
 
 
 CHAT_TEMPLATE = (

@@ -20,6 +20,9 @@ GROUP_SIZE = 32
 """Weights along the input axis that share one scale."""
 
 WeightDtype = Literal["int4", "int8", "bf16"]
+Pooling = Literal["last", "mean"]
+"""Which hidden state stands for a text: its last token's, or the mean over all its tokens."""
+
 Architecture = Literal["mistral", "mixtral", "ministral3", "llama"]
 
 
@@ -84,7 +87,7 @@ class ModelConfig:
     """The shape of a decoder-only transformer, in params.json's names.
 
     `sliding_window` has one entry per layer: tokens attended back including the
-    current one, or None for full attention.
+    current one, or None for full attention. `pooling` is for embeddings.
     """
 
     architecture: Architecture
@@ -103,6 +106,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     moe: MoeConfig | None = None
     query_temperature: QueryTemperature | None = None
+    pooling: Pooling = "last"
 
     @property
     def queries_per_kv_head(self) -> int:

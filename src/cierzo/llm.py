@@ -6,7 +6,7 @@ Composes hub, models, tokenizer and engine; each of them knows nothing of the ot
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,14 @@ from cierzo.engine import (
     Engine,
     FinishReason,
     GenerationRequest,
+    Readout,
     SamplingParams,
     TokenEvent,
     TokenLogprob,
     TokenStream,
 )
 from cierzo.engine.memory import plan_kv_cache
+from cierzo.engine.readout import unit_length
 from cierzo.engine.request import is_integer, token_ids_of
 from cierzo.errors import ContextOverflowError, EngineError, RequestError, SettingError
 from cierzo.kernels.setup import configure_kernels
@@ -41,7 +43,7 @@ from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
-from cierzo.tokenizer.tokenizer import Tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer, encode_whole
 
 Prompt = str | Sequence[int]
 """Text, or its token ids, taken as they are."""
@@ -138,7 +140,10 @@ class LLM:
         """
         params = params or SamplingParams()
         encoded = [self._encode(prompt) for prompt in _as_list(prompts)]
-        return list(self._complete_all(encoded, params, continues=True))
+        return [
+            self._read(request, stream, continues=True)
+            for request, stream in self._run_all(self._request(ids, params) for ids in encoded)
+        ]
 
     def chat(
         self,
@@ -148,8 +153,8 @@ class LLM:
     ) -> Completion:
         """Answer a conversation in the API's shapes. Also raises PromptError."""
         token_ids = tuple(self.chat_prompt.encode(messages, tools))
-        (completion,) = self._complete_all([token_ids], params or SamplingParams(), continues=False)
-        return completion
+        request = self._request(token_ids, params or SamplingParams())
+        return self._read(request, self.engine.submit(request), continues=False)
 
     def stream_chat(
         self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
@@ -175,13 +180,16 @@ class LLM:
         return self.engine.logits(self._checked(token_ids), num_prompt_tokens)
 
     def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
-        """One vector [dim] of length 1 per text: the last token's hidden state after the final
-        norm, which in a causal model is the one that has read the whole text."""
+        """One vector [dim] of length 1 per text, all computed together: the last token's hidden
+        state after the final norm, or the mean over all tokens where the checkpoint says so."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(texts), self.config.dim), np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            last = self.engine.hidden(self._checked(self._encode(text)))[-1]
-            vector[:] = last / max(float(np.linalg.norm(last)), np.finfo(np.float32).tiny)
+        requests = (self._embedding_request(text) for text in texts)
+        for vector, (_, stream) in zip(vectors, self._run_all(requests), strict=True):
+            event = next(stream)
+            if event.reading is None or event.reading.hidden is None:
+                raise EngineError(event.error or "the engine read nothing")
+            vector[:] = unit_length(event.reading.hidden)
         return vectors
 
     def close(self) -> None:
@@ -224,33 +232,42 @@ class LLM:
             )
         return np.array(token_ids, np.int32)
 
-    def _submit(self, token_ids: tuple[int, ...], params: SamplingParams) -> TokenStream:
-        return self.engine.submit(
-            GenerationRequest("", token_ids, params, stop_token_ids=self.tokenizer.eos_ids)
+    def _request(self, token_ids: tuple[int, ...], params: SamplingParams) -> GenerationRequest:
+        return GenerationRequest("", token_ids, params, stop_token_ids=self.tokenizer.eos_ids)
+
+    def _embedding_request(self, text: str) -> GenerationRequest:
+        token_ids = tuple(encode_whole(self.tokenizer, text))
+        nothing_more = SamplingParams(max_tokens=0)
+        return GenerationRequest(
+            "", token_ids, nothing_more, readout=Readout(pooling=self.config.pooling)
         )
 
-    def _complete_all(
-        self, prompts: list[tuple[int, ...]], params: SamplingParams, *, continues: bool
-    ) -> Iterator[Completion]:
-        waiting = iter(prompts)
-        started: deque[tuple[tuple[int, ...], TokenStream]] = deque()
+    def _run_all(
+        self, requests: Iterable[GenerationRequest]
+    ) -> Iterator[tuple[GenerationRequest, TokenStream]]:
+        """Each request with its stream, in order, as many running at once as the queue holds.
+
+        A stream is to be read before the next is asked for.
+        """
+        waiting = iter(requests)
+        started: deque[tuple[GenerationRequest, TokenStream]] = deque()
         try:
             while True:
                 room = self._max_waiting - len(started)
-                for prompt in islice(waiting, room):
-                    started.append((prompt, self._submit(prompt, params)))
+                for request in islice(waiting, room):
+                    started.append((request, self.engine.submit(request)))
                 if not started:
                     return
-                prompt, stream = started[0]
-                yield self._read(prompt, stream, params, continues)
+                yield started[0]
                 started.popleft()
         finally:
             for _, stream in started:
                 stream.close()
 
     def _read(
-        self, prompt: tuple[int, ...], stream: TokenStream, params: SamplingParams, continues: bool
+        self, request: GenerationRequest, stream: TokenStream, *, continues: bool
     ) -> Completion:
+        params = request.params
         readers = [self._reader(index, params, continues) for index in range(params.n)]
         num_cached_tokens, prompt_logprobs = 0, None
         for event in stream:
@@ -261,13 +278,13 @@ class LLM:
             num_cached_tokens = event.num_cached_tokens
             prompt_logprobs = event.prompt_logprobs or prompt_logprobs
         outputs = tuple(reader.output() for reader in readers)
-        return Completion(prompt, outputs, num_cached_tokens, prompt_logprobs)
+        return Completion(request.prompt_token_ids, outputs, num_cached_tokens, prompt_logprobs)
 
     def _stream(
         self, token_ids: tuple[int, ...], params: SamplingParams, *, continues: bool
     ) -> Iterator[str]:
         reader = self._reader(0, params, continues)
-        stream = self._submit(token_ids, params)
+        stream = self.engine.submit(self._request(token_ids, params))
         try:
             for event in stream:
                 if event.index == 0 and (piece := reader.read(event)):

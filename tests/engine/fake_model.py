@@ -78,7 +78,11 @@ class FakeModel:
         return self.logits
 
     def hidden(self, step: StepArrays, kv_cache: Any, rows: NDArray[np.int32]) -> Tensor:
+        """The logits stand for the hidden states."""
         return self.forward(step, kv_cache, rows)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
 
     def _row_logits(
         self, step: StepArrays, kv_cache: NDArray[np.int32], row: int

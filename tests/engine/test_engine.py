@@ -258,7 +258,7 @@ def test_logits_of_a_whole_sequence_beside_running_requests() -> None:
 def test_what_fails_beside_the_steps_fails_its_caller_only() -> None:
     with running(FakeModel(fail_on=96)) as engine:
         with pytest.raises(RuntimeError, match="fails on request"):
-            engine.hidden(np.array([96], np.int32))
+            engine.logits(np.array([96], np.int32))
         assert len(list(engine.submit(make_request((1, 2))))) == 20
 
 

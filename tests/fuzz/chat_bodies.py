@@ -96,6 +96,7 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
         text=ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size),
         created=1,
         max_context_length=_MAX_MODEL_LEN,
+        embedding_dim=8,
     )
     apps = [build_app([model], ServerConfig(strict_fields=strict)) for strict in (False, True)]
     loop = asyncio.new_event_loop()

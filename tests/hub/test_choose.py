@@ -25,6 +25,10 @@ INDEX = "model.safetensors.index.json"
         (["m.Q8_0.gguf", "m.Q4_K_M.gguf", "m.F16.gguf"], ["m.Q4_K_M.gguf"]),
         (["m-q8_0.gguf", "m-Q4_K_M-00001-of-00002.gguf"], ["m-q8_0.gguf"]),
         (["odd.gguf"], ["odd.gguf"]),
+        (
+            ["config.json", "model.safetensors", "1_Pooling/config.json", "onnx/config.json"],
+            ["1_Pooling/config.json", "config.json", "model.safetensors"],
+        ),
     ],
 )
 def test_one_copy_of_the_weights(there: list[str], taken: list[str]) -> None:

@@ -150,6 +150,20 @@ def fim(client: Any, model: str) -> None:
     assert chunks[-1].usage.completion_tokens == answer.usage.completion_tokens
 
 
+def embed(client: Any, model: str) -> None:
+    answer = client.embeddings.create(model=model, inputs=["north wind", "south wind"])
+    assert answer.object == "list" and answer.usage.prompt_tokens > 0
+    assert [item.index for item in answer.data] == [0, 1]
+    for item in answer.data:
+        assert abs(sum(value * value for value in item.embedding) - 1) < 1e-3
+    (alone,) = client.embeddings.create(model=model, inputs="south wind").data
+    assert alone.embedding == answer.data[1].embedding
+    (short,) = client.embeddings.create(
+        model=model, inputs="south wind", output_dimension=8, output_dtype="int8"
+    ).data
+    assert len(short.embedding) == 8 and max(map(abs, short.embedding)) == 127
+
+
 def refusals(client: Any, model: str) -> None:
     unknown = raises(
         errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
@@ -171,7 +185,7 @@ def refusals(client: Any, model: str) -> None:
     assert streamed.status_code == 400
 
 
-STEPS = (list_models, chat, stream, prefix, tools, parse, fim, refusals)
+STEPS = (list_models, chat, stream, prefix, tools, parse, fim, embed, refusals)
 
 
 def main(url: str, model: str) -> None:

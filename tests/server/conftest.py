@@ -22,6 +22,7 @@ def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> ServedModel:
         text=ByteTextModel(),
         created=1_700_000_000,
         max_context_length=CONTEXT,
+        embedding_dim=16,
         aliases=(f"{name}-latest",),
         capabilities=Capabilities(completion_chat=True, function_calling=True, completion_fim=True),
     )

@@ -9,11 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from cierzo.engine.readout import Reading
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.text_model import PreparedPrompt
 from cierzo.tokenizer.messages import parse_messages
 
+DIM = 16
 BOS, EOS, TOOL_CALLS, THINK, END_THINK, PREFIX, SUFFIX = range(256, 263)
 
 
@@ -24,6 +28,7 @@ class ByteTokenizer:
     version = "bytes"
     bos_id: int | None = BOS
     adds_bos = True
+    added_eos_id: int | None = None
     eos_ids = frozenset({EOS})
     control_tokens: Mapping[str, int] = {
         "<s>": BOS,
@@ -113,8 +118,19 @@ class ByteTextModel:
     def close(self) -> None: ...
 
 
-Script = Sequence[int | str | float | Exception | TokenEvent]
+Script = Sequence[int | str | float | Exception | TokenEvent | Reading]
 """Texts (a token per byte), single token ids, pauses in seconds (float), an error to raise."""
+
+
+def reading_of(request: GenerationRequest) -> Reading:
+    """What the engine reads off a prompt unless its script has a reading: noise that depends on
+    every token, and logits that say how often the prompt's bytes have each asked token."""
+    assert request.readout is not None
+    prompt = np.array(request.prompt_token_ids, np.uint32)
+    noise = np.random.default_rng(prompt).standard_normal(DIM, dtype=np.float32)
+    counts = [request.prompt_token_ids.count(token) for token in request.readout.token_ids]
+    pooled = request.readout.pooling is not None
+    return Reading(noise if pooled else None, np.array(counts, np.float32))
 
 
 @dataclass
@@ -171,10 +187,22 @@ class ScriptedStream:
         self.is_closed = self.is_closed or index is None
         self.closed.update(range(self._request.params.n) if index is None else [index])
 
+    @property
+    def _script_reads(self) -> bool:
+        return any(isinstance(step, Reading | TokenEvent) for step in self._script)
+
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         params = self._request.params
         num_tokens = 0
+        if self._request.readout is not None and not self._script_reads:
+            pauses = [step for step in self._script if isinstance(step, float)]
+            self._script = [*pauses, reading_of(self._request)]
         for step in self._script:
+            if isinstance(step, Reading):
+                self.num_events += 1
+                await asyncio.sleep(0)
+                yield TokenEvent(0, None, "length", num_cached_tokens=4, reading=step)
+                return
             if isinstance(step, float):
                 if await self._outlasts_engine(step):
                     for index in range(params.n):

@@ -97,6 +97,18 @@ def test_openai_parse(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.parsed == Person(is_friend=True, count=3)
 
 
+def test_openai_embeddings(client: openai.OpenAI) -> None:
+    """It asks for base64 by itself, and decodes it."""
+    whole = client.embeddings.create(model="tiny", input=["north wind", "south wind"])
+    assert [len(item.embedding) for item in whole.data] == [16, 16]
+    plain = client.embeddings.create(
+        model="tiny", input="south wind", encoding_format="float", user="someone"
+    )
+    assert plain.data[0].embedding == pytest.approx(whole.data[1].embedding)
+    short = client.embeddings.create(model="tiny", input=[[1, 2], [3]], dimensions=8)
+    assert [len(item.embedding) for item in short.data] == [8, 8]
+
+
 def test_openai_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="Invalid model: none"):
         client.chat.completions.create(model="none", messages=HELLO)

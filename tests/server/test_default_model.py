@@ -33,6 +33,7 @@ def client(llm: LLM) -> Iterator[httpx.Client]:
         text=ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size),
         created=1_700_000_000,
         max_context_length=llm.max_model_len,
+        embedding_dim=llm.config.dim,
     )
     with live_server([model]) as server, httpx.Client(base_url=server.url, timeout=120) as http:
         yield http

@@ -59,6 +59,7 @@ def tiny_server(
         text=text,
         created=1_700_000_000,
         max_context_length=engine_config.max_model_len,
+        embedding_dim=tokenizer.vocab_size,
         capabilities=Capabilities(
             completion_chat=True,
             function_calling=True,

@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from cierzo.errors import ModelFileError, UnsupportedModelError
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.loading import load_tokenizer
-from cierzo.tokenizer.tokenizer import Tokenizer
+from cierzo.tokenizer.tokenizer import Tokenizer, encode_whole
 from tests.tokenizer.tekken_files import tekken_fields
 from tests.tokenizer.vocabularies import SPM_FILES, TEXTS, smollm2_gold, spm_gguf_fields
 
@@ -112,6 +112,20 @@ def test_bos_of_plain_text_follows_the_post_processor_or_the_config(tmp_path: Pa
     )
     assert load_tokenizer(_write(tmp_path, encoder)).adds_bos is True
     assert load_tokenizer(_write(tmp_path, encoder, add_bos_token=False)).adds_bos is False
+
+
+def test_plain_text_ends_as_the_post_processor_or_the_config_says(tmp_path: Path) -> None:
+    encoder = _byte_level()
+    tokenizer = load_tokenizer(_write(tmp_path, encoder, eos_token="<|im_end|>"))
+    assert tokenizer.added_eos_id is None
+    assert encode_whole(tokenizer, "the") == tokenizer.encode("the")
+    end = encoder.token_to_id("<|im_end|>")
+    asked = load_tokenizer(_write(tmp_path, encoder, eos_token="<|im_end|>", add_eos_token=True))
+    assert encode_whole(asked, "the") == [*asked.encode("the"), end]
+    encoder.post_processor = TemplateProcessing(
+        single="$A <|im_end|>", pair="$A $B <|im_end|>", special_tokens=[("<|im_end|>", end)]
+    )
+    assert load_tokenizer(_write(tmp_path, encoder, eos_token="<|im_end|>")).added_eos_id == end
 
 
 @pytest.mark.parametrize("source", ["chat_template.jinja", "chat_template.json", "list"])

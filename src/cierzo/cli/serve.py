@@ -151,6 +151,8 @@ def _served(model_id: str, llm: LLM) -> ServedModel:
         text=text,
         created=int(time.time()),
         max_context_length=llm.max_model_len,
+        embedding_dim=llm.config.dim,
+        pooling=llm.config.pooling,
         capabilities=Capabilities(
             completion_chat=True,
             function_calling=text.can_call_tools,

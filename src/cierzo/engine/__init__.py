@@ -4,6 +4,7 @@ Knows nothing of text, JSON, keys or money.
 """
 
 from cierzo.engine.engine import Engine
+from cierzo.engine.readout import Reading, Readout
 from cierzo.engine.request import (
     FinishReason,
     GenerationRequest,
@@ -19,6 +20,8 @@ __all__ = [
     "FinishReason",
     "GenerationRequest",
     "LogitsConstraint",
+    "Reading",
+    "Readout",
     "SamplingParams",
     "TokenEvent",
     "TokenLogprob",

@@ -24,6 +24,8 @@ class Batch:
 
     Row r < len(due) of the logits belongs to `due[r]`, whose next token they choose. The rows
     after these serve prompt logprobs: for each (sequence, count) of `prompt_rows`, `count` rows.
+    `hidden_rows` are rows whose hidden states are wanted and no logits: those of `mean_rows`,
+    in the same way.
     """
 
     scheduled: list[tuple[Sequence, int]]
@@ -31,6 +33,13 @@ class Batch:
     prompt_rows: list[tuple[Sequence, int]]
     arrays: StepArrays
     logits_rows: Int32
+    mean_rows: list[tuple[Sequence, int]]
+    hidden_rows: Int32
+
+    @property
+    def pooled(self) -> list[tuple[int, Sequence]]:
+        """The due sequences whose last hidden state is wanted, by row."""
+        return [(row, s) for row, s in enumerate(self.due) if s.pooling == "last"]
 
     @property
     def num_tokens(self) -> int:
@@ -71,14 +80,16 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
         block_tables=block_tables,
         num_prompt_tokens=num_prompt_tokens,
     )
-    return _with_logits_rows(scheduled, arrays)
+    return _with_wanted_rows(scheduled, arrays)
 
 
-def _with_logits_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays) -> Batch:
+def _with_wanted_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays) -> Batch:
     due: list[Sequence] = []
     due_rows: list[int] = []
     prompt_rows: list[tuple[Sequence, int]] = []
     prompt_logits_rows: list[Int32] = []
+    mean_rows: list[tuple[Sequence, int]] = []
+    hidden_rows: list[Int32] = [np.empty(0, np.int32)]
     starts = arrays.query_starts.tolist()
     for (sequence, count), start, end in zip(scheduled, starts[:-1], starts[1:], strict=True):
         if count == sequence.num_uncomputed_tokens:
@@ -94,5 +105,13 @@ def _with_logits_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays)
                 rows = np.arange(first + offset, stop + offset, dtype=np.int32)
                 prompt_rows.append((sequence, len(rows)))
                 prompt_logits_rows.append(rows)
+        if sequence.mean_hidden is not None:
+            # Preempted, it computes some positions again, but none of them counts twice.
+            rows = np.arange(start, end, dtype=np.int32)
+            rows = rows[max(sequence.mean_hidden.num_tokens - sequence.num_computed_tokens, 0) :]
+            mean_rows.append((sequence, len(rows)))
+            hidden_rows.append(rows)
     logits_rows = np.concatenate([np.array(due_rows, np.int32), *prompt_logits_rows])
-    return Batch(scheduled, due, prompt_rows, arrays, logits_rows)
+    return Batch(
+        scheduled, due, prompt_rows, arrays, logits_rows, mean_rows, np.concatenate(hidden_rows)
+    )

@@ -24,7 +24,7 @@ class BlockPool:
 
     def __init__(self, num_blocks: int, *, prefix_caching: bool = True) -> None:
         self.num_blocks = num_blocks
-        self._prefix_caching = prefix_caching
+        self.prefix_caching = prefix_caching
         self._num_holders = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._published: dict[tuple[Node, bytes], tuple[int, int]] = {}  # key → (block, node)
@@ -80,7 +80,7 @@ class BlockPool:
         are equal to the bit) the caller's hold moves to that one and its own is freed.
         Returns the block now held and its node.
         """
-        if not self._prefix_caching:
+        if not self.prefix_caching:
             return block, parent
         key = (parent, contents)
         found = self._published.get(key)

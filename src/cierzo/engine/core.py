@@ -78,6 +78,12 @@ class EngineCore:
                 raise RequestError(
                     f"stop token ids must be in 0 … {vocab_size - 1}; got {token_id}", param="stop"
                 )
+        for token_id in request.readout.token_ids if request.readout is not None else ():
+            if not 0 <= token_id < vocab_size:
+                raise RequestError(
+                    f"a readout's token ids must be in 0 … {vocab_size - 1}; got {token_id}",
+                    param="readout",
+                )
         self._check_length(len(prompt), params.max_tokens)
 
     def _check_length(self, num_prompt_tokens: int, max_tokens: int | None) -> None:

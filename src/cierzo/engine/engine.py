@@ -84,10 +84,6 @@ class Engine:
         """
         return self._call(lambda: self._core.runner.logits(token_ids, num_prompt_tokens))
 
-    def hidden(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
-        return self._call(lambda: self._core.runner.hidden(token_ids))
-
     def stats(self) -> EngineStats:
         """The engine as of its last step, for metrics."""
         return self._core.stats()

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from cierzo.engine.readout import Reading, Readout
 from cierzo.errors import RequestError
 
 FinishReason = Literal["stop", "length", "model_length", "error"]
@@ -139,6 +140,8 @@ class GenerationRequest:
 
     `stop_token_ids` end a sequence with `finish_reason` "stop" (ignored before
     `min_tokens`). `workspace` keys the prefix cache: blocks are never shared across it.
+    With a `readout` the prompt is read and not continued: `params.max_tokens` must be 0, and the
+    one event carries the reading.
     Raises RequestError for token ids that are not integers.
     """
 
@@ -148,12 +151,15 @@ class GenerationRequest:
     stop_token_ids: frozenset[int] = frozenset()
     workspace: str = "default"
     constraint: LogitsConstraint | None = None
+    readout: Readout | None = None
 
     def __post_init__(self) -> None:
         prompt = token_ids_of(self.prompt_token_ids, "prompt")
         object.__setattr__(self, "prompt_token_ids", prompt)
         stop = frozenset(token_ids_of(self.stop_token_ids, "stop"))
         object.__setattr__(self, "stop_token_ids", stop)
+        if self.readout is not None and (self.params.max_tokens != 0 or self.params.n != 1):
+            raise RequestError("a readout needs max_tokens 0 and n 1", param="max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,8 @@ class TokenEvent:
     `index` counts the request's sequences from 0. `num_cached_tokens`, on every event, counts
     the prompt's tokens reused from earlier requests. A stop token is reported as the finish,
     never as a token. `prompt_logprobs` (None for the first token) comes with each sequence's
-    first event. `error` holds the message when `finish_reason` is "error".
+    first event. `reading` is what a readout asked for. `error` holds the message when
+    `finish_reason` is "error".
     """
 
     index: int
@@ -182,3 +189,4 @@ class TokenEvent:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     num_cached_tokens: int = 0
     error: str | None = None
+    reading: Reading | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +38,9 @@ class Model(Protocol):
 
     def hidden(self, step: StepArrays, kv_cache: Any, rows: Int32) -> Tensor: ...
 
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states."""
+
 
 class ModelRunner:
     """One model with room for `num_blocks` blocks of KV. Not thread-safe: one step at a time."""
@@ -49,7 +51,18 @@ class ModelRunner:
 
     def run(self, batch: Batch) -> Tensor:
         """Logits [len(batch.logits_rows), vocab_size]; valid until the next step."""
-        return self.model.forward(batch.arrays, self._kv_cache, batch.logits_rows)
+        pooled = batch.pooled
+        if not pooled and not batch.mean_rows:
+            return self.model.forward(batch.arrays, self._kv_cache, batch.logits_rows)
+        num_logits = len(batch.logits_rows)
+        rows = np.concatenate([batch.logits_rows, batch.hidden_rows])
+        hidden = self.model.hidden(batch.arrays, self._kv_cache, rows)
+        values = hidden.numpy()
+        for row, sequence in pooled:
+            sequence.hidden = values[row].copy()
+        _add_to_means(batch, values[num_logits:])
+        hidden.resize(num_logits)
+        return self.model.head(hidden)
 
     def logits(self, token_ids: Int32, num_prompt_tokens: int | None = None) -> Rows:
         """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own.
@@ -57,18 +70,6 @@ class ModelRunner:
         Tokens from `num_prompt_tokens` on (None: none) are computed as completion tokens.
         """
         prompt_end = len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
-        return np.concatenate(self._run_alone(token_ids, prompt_end, self.model.forward))
-
-    def hidden(self, token_ids: Int32) -> Rows:
-        """Hidden states after the final norm [n_tokens, dim] of one sequence, likewise."""
-        return np.concatenate(self._run_alone(token_ids, len(token_ids), self.model.hidden))
-
-    def _run_alone(
-        self,
-        token_ids: Int32,
-        prompt_end: int,
-        compute: Callable[[StepArrays, Any, Int32], Tensor],
-    ) -> list[Rows]:
         num_blocks = -(-len(token_ids) // BLOCK_SIZE)
         kv_cache = self.model.new_kv_cache(num_blocks)
         table = np.arange(num_blocks, dtype=np.int32)[None]
@@ -87,5 +88,18 @@ class ModelRunner:
                 block_tables=table,
                 num_prompt_tokens=end - start if start < prompt_end else 0,
             )
-            chunks.append(compute(step, kv_cache, positions - np.int32(start)).numpy().copy())
-        return chunks
+            rows = positions - np.int32(start)
+            chunks.append(self.model.forward(step, kv_cache, rows).numpy().copy())
+        return np.concatenate(chunks)
+
+
+def _add_to_means(batch: Batch, hidden: Rows) -> None:
+    """Hand `hidden`, the states of `batch.hidden_rows`, to the sequences that they belong to."""
+    start = 0
+    for sequence, count in batch.mean_rows:
+        assert sequence.mean_hidden is not None
+        sequence.mean_hidden.add(hidden[start : start + count])
+        start += count
+    for sequence in batch.due:
+        if sequence.mean_hidden is not None:
+            sequence.hidden = sequence.mean_hidden.value()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cierzo import kernels
 from cierzo.engine.batch import Batch
+from cierzo.engine.readout import Reading
 from cierzo.engine.request import TokenLogprob
 from cierzo.engine.sequence import Sequence
 from cierzo.errors import GrammarError
@@ -24,12 +25,14 @@ _LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sequence's next token. `is_last`: its grammar is complete. `error`: it could not go on."""
+    """A sequence's next token. `is_last`: its grammar is complete. `error`: it could not go on.
+    `reading`: what its request asked for in place of a token."""
 
     token_id: int = -1
     logprob: TokenLogprob | None = None
     is_last: bool = False
     error: str | None = None
+    reading: Reading | None = None
 
 
 class Sampler:
@@ -40,7 +43,7 @@ class Sampler:
 
         Also fills in the prompt logprobs whose rows follow.
         """
-        reports = _reports(batch, logits)
+        reports, readings = _reports(batch, logits), _readings(batch, logits)
         errors = {
             row: error
             for row, sequence in enumerate(batch.due)
@@ -54,7 +57,7 @@ class Sampler:
             if error is None and sequence.constraint is not None:
                 error, is_last = _advance(sequence, token_id)
             logprob = reports[row].of(token_id) if row in reports else None
-            samples.append(Sample(token_id, logprob, is_last, error))
+            samples.append(Sample(token_id, logprob, is_last, error, readings.get(row)))
         return samples
 
 
@@ -164,6 +167,15 @@ def _advance(sequence: Sequence, token_id: int) -> tuple[str | None, bool]:
         return None, constraint.is_finished()
     except Exception as error:  # as in `_edit`
         return f"the grammar failed: {error}", False
+
+
+def _readings(batch: Batch, logits: Tensor) -> dict[int, Reading]:
+    """What the due rows' readouts asked for, by row."""
+    return {
+        row: Reading(sequence.hidden, logits.numpy()[row][list(readout.token_ids)])
+        for row, sequence in enumerate(batch.due)
+        if (readout := sequence.request.readout) is not None
+    }
 
 
 def _reports(batch: Batch, logits: Tensor) -> dict[int, Report]:

@@ -13,6 +13,8 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
+
 from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig, num_blocks_for
 from cierzo.engine.batch import Batch, build_batch
 from cierzo.engine.block_pool import BlockPool
@@ -73,6 +75,8 @@ class Scheduler:
             if budget == 0:
                 break
             if not sequence.is_running:
+                if self._is_prefix_under_way(sequence):
+                    continue
                 # Who does not fit yet must not be overtaken for ever by those who would.
                 is_admitting = is_admitting and self._admit(sequence)
                 if not is_admitting:
@@ -143,6 +147,26 @@ class Scheduler:
                 else:
                     del queues[workspace]
 
+    def _is_prefix_under_way(self, sequence: Sequence) -> bool:
+        """True when a running sequence is about to fill a block that this one can use.
+
+        To wait for it takes a step or some; to start beside it takes the same work again. So of
+        many new prompts that begin alike one goes first, and the others find its blocks cached.
+        """
+        if not self.pool.prefix_caching:
+            return False
+        for other in self.running:
+            block = other.num_published_blocks
+            start, end = block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE
+            if (
+                other.workspace == sequence.workspace
+                and end <= min(other.num_prompt_tokens, sequence.num_reusable_tokens)
+                and other.block_contents(block) == sequence.block_contents(block)
+                and np.array_equal(other.token_ids[:start], sequence.token_ids[:start])
+            ):
+                return True
+        return False
+
     def _admit(self, sequence: Sequence) -> bool:
         """Let a waiting sequence run, from its longest cached prefix, if all of it fits now."""
         if len(self.running) >= self._config.max_running:
@@ -170,10 +194,8 @@ class Scheduler:
         return True
 
     def _hold_prefix(self, sequence: Sequence) -> None:
-        limit = sequence.num_tokens - 1  # the last token's logits are wanted, so it is computed
-        if sequence.num_missing_prompt_logprobs > 0:
-            limit = len(sequence.prompt_logprobs) - 1  # and so are those of prompt tokens
-        contents = map(sequence.block_contents, range(limit // BLOCK_SIZE))
+        num_blocks = sequence.num_reusable_tokens // BLOCK_SIZE
+        contents = map(sequence.block_contents, range(num_blocks))
         blocks, sequence.prefix_node = self.pool.hold_prefix(sequence.workspace, contents)
         sequence.add_blocks(blocks)
         sequence.num_published_blocks = len(blocks)
@@ -239,7 +261,7 @@ class Scheduler:
             return sequence.event(error=sample.error)
         if sequence.max_completion_tokens == 0:
             self.finish(sequence, "length")
-            return sequence.event()
+            return sequence.event(reading=sample.reading)
         if token_id in sequence.request.stop_token_ids:
             self.finish(sequence, "stop")
             return sequence.event()

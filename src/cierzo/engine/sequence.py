@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cierzo.config import BLOCK_SIZE, num_blocks_for
 from cierzo.engine.block_pool import Node
+from cierzo.engine.readout import MeanHidden, Reading, Row
 from cierzo.engine.request import (
     FinishReason,
     GenerationRequest,
@@ -40,10 +41,12 @@ class Sequence:
         "constraint",
         "ends_by_context",
         "finish_reason",
+        "hidden",
         "index",
         "is_running",
         "leader",
         "max_completion_tokens",
+        "mean_hidden",
         "num_blocks",
         "num_cached_tokens",
         "num_completion_tokens",
@@ -53,6 +56,7 @@ class Sequence:
         "num_published_blocks",
         "num_tokens",
         "params",
+        "pooling",
         "prefix_node",
         "prompt_end",
         "prompt_logprobs",
@@ -96,6 +100,9 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None  # None until first scheduled
         self.prompt_logprobs: list[TokenLogprob | None] = [None]  # the first has no distribution
+        self.pooling = request.readout.pooling if request.readout is not None else None
+        self.mean_hidden = MeanHidden() if self.pooling == "mean" else None
+        self.hidden: Row | None = None  # what `pooling` made of the tokens, once all are computed
         self.is_running = False
         self.finish_reason: FinishReason | None = None
         self.num_blocks = 0
@@ -155,6 +162,16 @@ class Sequence:
             return 0
         return self.num_prompt_tokens - len(self.prompt_logprobs)
 
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Tokens at the start that need not be computed where their KV is cached: all but those
+        whose logits or hidden states are wanted, which the last one's always are."""
+        if self.mean_hidden is not None:
+            return self.mean_hidden.num_tokens
+        if self.num_missing_prompt_logprobs > 0:
+            return len(self.prompt_logprobs) - 1
+        return self.num_tokens - 1
+
     def append(self, token_id: int) -> None:
         if self.num_tokens == len(self._tokens):
             self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
@@ -184,6 +201,7 @@ class Sequence:
         token_id: int | None = None,
         logprob: TokenLogprob | None = None,
         error: str | None = None,
+        reading: Reading | None = None,
     ) -> TokenEvent:
         """What this step tells the caller: the token, if any, and the end, if it is one."""
         leader = self.leader
@@ -197,4 +215,5 @@ class Sequence:
             prompt_logprobs=tuple(leader.prompt_logprobs) if reports_prompt else None,
             num_cached_tokens=leader.num_cached_tokens or 0,
             error=error,
+            reading=reading,
         )

@@ -25,6 +25,7 @@ _COMPANIONS = (
     "tekken.json",
     "chat_template.jinja",
     "chat_template.json",
+    "1_Pooling/config.json",
     "LICENSE*",
     "NOTICE*",
 )
@@ -55,7 +56,7 @@ def choose_files(repo: str, names: Sequence[str], file: str | None = None) -> li
             f"hf:{repo} holds no safetensors and no GGUF file, the formats that Cierzo reads"
             f" (it holds {_listing(names)}); look for a conversion of it"
         )
-    return sorted(weights + _companions(top))
+    return sorted(weights + _companions(names))
 
 
 def _one_file(repo: str, names: Sequence[str], file: str) -> list[str]:
@@ -72,7 +73,7 @@ def _one_file(repo: str, names: Sequence[str], file: str) -> list[str]:
         )
     if file.endswith(".gguf"):
         return [file]
-    return sorted({file, *_companions([name for name in names if "/" not in name])})
+    return sorted({file, *_companions(names)})
 
 
 def _safetensors(top: Sequence[str]) -> list[str]:
@@ -94,8 +95,16 @@ def _gguf(names: Sequence[str]) -> list[str]:
     return sorted(whole)[:1]
 
 
-def _companions(top: Sequence[str]) -> list[str]:
-    return [name for name in top if any(fnmatch(name, pattern) for pattern in _COMPANIONS)]
+def _companions(names: Sequence[str]) -> list[str]:
+    """Those of the repository's top folder, and the one that lies deeper."""
+    return [
+        name
+        for name in names
+        if any(
+            name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+            for pattern in _COMPANIONS
+        )
+    ]
 
 
 def _listing(names: Sequence[str], at_most: int = 12) -> str:

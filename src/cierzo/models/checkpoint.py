@@ -25,6 +25,7 @@ from cierzo.models.fields import Fields, read_json_object
 from cierzo.models.gguf_file import read_gguf
 from cierzo.models.gguf_vocabulary import gguf_vocabulary
 from cierzo.models.model_file import StoredTensor
+from cierzo.models.pooling import read_pooling
 from cierzo.models.safetensors_file import read_safetensors, read_sharded
 from cierzo.models.source_files import SourceFiles, find_source_files
 from cierzo.models.weight_names import CheckpointFormat, our_name
@@ -102,6 +103,7 @@ def _open_safetensors(files: SourceFiles) -> Checkpoint:
     has_output = any(name.endswith(("lm_head.weight", "output.weight")) for name in stored)
     read_config = huggingface_config if files.format == "huggingface" else consolidated_config
     config = read_config(values, str(files.config), has_output=has_output)
+    config = dataclasses.replace(config, pooling=read_pooling(files.pooling_file))
     tensors = _by_our_names(_scaled(stored, files.format), files.format, str(files.weights))
     return Checkpoint(
         files,

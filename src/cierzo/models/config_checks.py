@@ -18,6 +18,7 @@ from cierzo.config import (
     Llama3Scaling,
     ModelConfig,
     MoeConfig,
+    Pooling,
     QueryTemperature,
     RopeScaling,
     YarnScaling,
@@ -99,6 +100,10 @@ def _check_numbers(config: ModelConfig, require: _Require) -> None:
     require(
         config.architecture in get_args(Architecture),
         f"architecture must be one of {get_args(Architecture)}, got {config.architecture!r:.40}",
+    )
+    require(
+        config.pooling in get_args(Pooling),
+        f"pooling must be one of {get_args(Pooling)}, got {config.pooling!r:.40}",
     )
     require(
         config.n_heads % config.n_kv_heads == 0,

@@ -24,6 +24,9 @@ from cierzo.models.config_checks import MAX_CONTEXT, check_config, unsupported
 from cierzo.models.fields import Fields
 
 _LLAMA3_ORIGINAL_CONTEXT = 8192
+_MEAN = 1
+"""GGUF's number for mean pooling."""
+
 _UNSUPPORTED_COUNTS = (
     "expert_shared_count",
     "leading_dense_block_count",
@@ -86,6 +89,7 @@ def gguf_config(
             rope_scaling=scaling,
             moe=moe,
             query_temperature=_query_temperature(fields),
+            pooling="mean" if fields.integer("pooling_type", 0, default=0) == _MEAN else "last",
         ),
         origin,
     )

@@ -26,6 +26,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+POOLING_FILE = "1_Pooling/config.json"
+"""Where sentence-transformers keeps how an embedding model makes one vector of a text."""
+
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 _FINGERPRINTED_BYTES = 2**16
 
@@ -39,6 +42,7 @@ class SourceFiles:
     config: Path
     weights: Path
     tokenizer_files: tuple[Path, ...] = ()
+    pooling_file: Path | None = None
     licence_file: Path | None = None
 
     @property
@@ -53,7 +57,9 @@ class SourceFiles:
             return (self.weights,)
         pattern = "consolidated*" if self.format == "consolidated" else "*"
         shards = sorted(self.config.parent.glob(f"{pattern}.safetensors"))
-        named = dict.fromkeys((self.config, self.weights, *shards, *self.tokenizer_files))
+        pooling = () if self.pooling_file is None else (self.pooling_file,)
+        files = (self.config, self.weights, *shards, *self.tokenizer_files, *pooling)
+        named = dict.fromkeys(files)
         return tuple(named)
 
     def fingerprint(self) -> list[dict[str, Any]]:
@@ -152,5 +158,8 @@ def _described(
     tokenizer_files = tuple(
         path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern))
     )
+    pooling = folder / POOLING_FILE if (folder / POOLING_FILE).is_file() else None
     licence = next((folder / n for n in LICENCE_FILES if (folder / n).is_file()), None)
-    return SourceFiles(folder, checkpoint_format, config, weights, tokenizer_files, licence)
+    return SourceFiles(
+        folder, checkpoint_format, config, weights, tokenizer_files, pooling, licence
+    )

@@ -165,9 +165,7 @@ class Transformer:
 
     def forward(self, step: StepArrays, kv_cache: KVCache, logits_rows: Int32) -> Tensor:
         """Logits [len(logits_rows), V] of the given rows; valid until the next step."""
-        hidden = self.hidden(step, kv_cache, logits_rows)
-        kernels.matmul(self._scratch.logits, hidden, self._output)
-        return self._scratch.logits
+        return self.head(self.hidden(step, kv_cache, logits_rows))
 
     def hidden(self, step: StepArrays, kv_cache: KVCache, rows: Int32) -> Tensor:
         """Hidden states after the final norm [len(rows), D]; valid until the next step."""
@@ -182,6 +180,11 @@ class Transformer:
         program.gather_rows(s.due, s.x)
         program.rms_norm(s.due, s.due, self._norm, self.config.norm_eps)
         return program
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [R, V] of hidden states [R, D]; valid until the next step."""
+        kernels.matmul(self._scratch.logits, hidden, self._output)
+        return self._scratch.logits
 
     def _forward_input(self, step: StepArrays) -> ForwardInput:
         cos, sin = self._rope.angles(step.positions)

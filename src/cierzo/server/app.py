@@ -32,9 +32,10 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
-from cierzo.server.routes import chat, fim, health, models
+from cierzo.server.routes import chat, embeddings, fim, health, models
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.common import ErrorBody
+from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
@@ -81,6 +82,13 @@ ROUTES: tuple[Route, ...] = (
         fim.create_fim_completion,
         FimCompletionRequest,
         ChatCompletionResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/embeddings",
+        embeddings.create_embeddings,
+        EmbeddingRequest,
+        EmbeddingResponse,
     ),
     Route("GET", "/v1/models", models.list_models, answer=ModelList),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, answer=ModelCard),

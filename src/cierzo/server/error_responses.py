@@ -93,7 +93,7 @@ def json_response(
     body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     return Response(
-        orjson.dumps(body, default=str),
+        orjson.dumps(body, default=str, option=orjson.OPT_SERIALIZE_NUMPY),
         status_code=status,
         headers=headers,
         media_type="application/json",

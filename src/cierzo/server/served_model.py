@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+from cierzo.config import Pooling
 from cierzo.errors import ModelNotFoundError, SettingError
 from cierzo.server.schemas.models import Capabilities, ModelCard
 from cierzo.server.text_model import Engine, TextModel
@@ -18,7 +19,8 @@ MAX_SHOWN_CHARS = 100
 class ServedModel:
     """One engine with the text side of its model, and what `/v1/models` says of it.
 
-    `created` is unix seconds; `max_context_length` is tokens.
+    `created` is unix seconds; `max_context_length` is tokens. Embeddings have `embedding_dim`
+    numbers, made of hidden states by `pooling`.
     """
 
     id: str
@@ -26,6 +28,8 @@ class ServedModel:
     text: TextModel
     created: int
     max_context_length: int
+    embedding_dim: int
+    pooling: Pooling = "last"
     aliases: tuple[str, ...] = ()
     default_temperature: float = 0.7
     description: str | None = None

@@ -69,6 +69,10 @@ class _GgufTokenizer:
         return self._eos_ids
 
     @property
+    def added_eos_id(self) -> int | None:
+        return self._vocab.eos_token_id if self._vocab.add_eos_token else None
+
+    @property
     def control_tokens(self) -> Mapping[str, int]:
         return self._control_tokens
 

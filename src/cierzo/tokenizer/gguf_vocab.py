@@ -43,6 +43,7 @@ class GgufVocab:
     unknown_token_id: int | None
     end_token_ids: tuple[int, ...]
     add_bos_token: bool | None
+    add_eos_token: bool | None
     add_space_prefix: bool
     chat_template: str | None
 
@@ -92,6 +93,7 @@ class _Fields:
                 if (token_id := self._id(key, n_tokens)) is not None
             ),
             add_bos_token=self._value("add_bos_token", bool),
+            add_eos_token=self._value("add_eos_token", bool),
             add_space_prefix=self._value("add_space_prefix", bool) is not False,
             chat_template=self._value("chat_template", str),
         )

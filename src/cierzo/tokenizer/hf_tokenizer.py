@@ -51,6 +51,7 @@ class HfTokenizer:
         self._variables = _template_variables({**special_map, **config})
         self._template = _chat_template(folder, config)
         self._adds_bos = self._reads_adds_bos(config)
+        self._added_eos_id = self._reads_added_eos(config)
         self._eos_ids = self._end_tokens(generation)
 
     @property
@@ -72,6 +73,10 @@ class HfTokenizer:
     @property
     def eos_ids(self) -> frozenset[int]:
         return self._eos_ids
+
+    @property
+    def added_eos_id(self) -> int | None:
+        return self._added_eos_id
 
     @property
     def control_tokens(self) -> Mapping[str, int]:
@@ -164,6 +169,13 @@ class HfTokenizer:
             return bool(config["add_bos_token"])
         with_controls = self._encoder.encode("a", add_special_tokens=True).ids
         return self.bos_id is not None and with_controls[:1] == [self.bos_id]
+
+    def _reads_added_eos(self, config: Mapping[str, Any]) -> int | None:
+        eos_id = self._control_tokens.get(self._variables.get("eos_token", ""))
+        if isinstance(config.get("add_eos_token"), bool):
+            return eos_id if config["add_eos_token"] else None
+        with_controls = self._encoder.encode("a", add_special_tokens=True).ids
+        return eos_id if with_controls[-1:] == [eos_id] else None
 
     def _end_tokens(self, generation: Mapping[str, Any]) -> frozenset[int]:
         """The configured ends, and every control token that ends a turn in a known family."""

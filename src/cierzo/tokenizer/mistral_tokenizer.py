@@ -76,6 +76,10 @@ class MistralFileTokenizer:
         return frozenset({self._eos_id})
 
     @property
+    def added_eos_id(self) -> int | None:
+        return None
+
+    @property
     def control_tokens(self) -> Mapping[str, int]:
         return self._control_tokens
 

@@ -37,6 +37,11 @@ class Tokenizer(Protocol):
         """Tokens that end an answer: end of sequence, end of turn."""
 
     @property
+    def added_eos_id(self) -> int | None:
+        """The token that plain text should end with, where the file asks for one: embedding
+        models do."""
+
+    @property
     def control_tokens(self) -> Mapping[str, int]:
         """Every control token's own spelling, and its id."""
 
@@ -70,6 +75,12 @@ class Tokenizer(Protocol):
 
     def is_control(self, token_id: int) -> bool:
         """True for tokens that steer the model and are no text."""
+
+
+def encode_whole(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that stands for itself, with the first and last token the file asks for."""
+    ids = tokenizer.encode(text, add_bos=tokenizer.adds_bos)
+    return ids if tokenizer.added_eos_id is None else [*ids, tokenizer.added_eos_id]
 
 
 END_OF_TURN_TOKENS = frozenset(

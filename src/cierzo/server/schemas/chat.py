@@ -15,6 +15,7 @@ from cierzo.server.schemas.common import (
     Location,
     RefusedModel,
     StopStrings,
+    UsageInfo,
     WireModel,
 )
 
@@ -262,15 +263,6 @@ class ChatCompletionRequest(OpenAiFields):
             for name in OpenAiFields.model_fields:
                 if name in self.model_fields_set:
                     yield (name,), getattr(self, name)
-
-
-class UsageInfo(BaseModel):
-    """Token counts; the prompt counts once however large `n` is."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: dict[str, int]
 
 
 class TopLogprob(BaseModel):

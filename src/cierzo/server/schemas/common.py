@@ -55,6 +55,15 @@ def extra_fields(value: object, location: Location = ()) -> Iterator[tuple[Locat
             yield from extra_fields(item, (*location, position))
 
 
+class UsageInfo(BaseModel):
+    """Token counts; the prompt counts once however large `n` is."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+
+
 class ErrorBody(BaseModel):
     """The one shape of every error answer, in the keys of the live service."""
 
