@@ -7,13 +7,15 @@
 // Then, for a completion row, per segment
 //     maximum = max score;  p_t = exp(score_t − maximum);  sum = Σ p in 16 lanes (lane = t mod 16)
 //     o = Σ p_t v_t, a chain of fma in ascending t
-// and segments are merged in ascending order by merge(). For a prompt row, per segment
-//     maximum = max(maximum so far, max score);  p_t = 2^(score_t log2 e − maximum log2 e)
-//     sum and o of the segments before are multiplied by p of the maximum before
+// and segments are merged in ascending order by merge(). For a prompt row, per step of 128
+// positions counted from position 0
+//     p_t = 2^(score_t log2 e − reference): the reference is max score · log2 e of the first step
+//     in which the row sees anything. Where a score exceeds it by more than a factor of 2^16 it
+//     becomes that of the present step, and sum and o so far are multiplied by 2^(old − new).
 //     sum += p in 16 lanes;  o += p_t v_t with p rounded to bf16, 32 positions at a time, in the
 //     order of the AMX unit: (Σ over even t) + (Σ over odd t).
-// Segments, lanes and chains depend on a token's place in its context only, so neither the chunking
-// nor who computes a segment can change a bit. What another request may have left in a block is
+// Segments, steps, lanes and chains depend on a token's place in its context only, so neither the
+// chunking nor who computes what can change a bit. What another request may have left in a block is
 // never multiplied, not even by zero: it may be infinite.
 #include "attention.h"
 

@@ -58,12 +58,15 @@ struct AttentionProblem {
         const int64_t head = rows.kv_head * queries_per_kv_head + row % queries_per_kv_head;
         return (token * a.n_heads + head) * head_dim;
     }
-    // Context positions a row sees: up to its own, and no further back than the window.
-    Positions visible(int64_t sequence, int64_t row) const {
-        const int64_t end = input.context_lens[size_t(sequence)] - input.num_queries(sequence) +
-                            row / queries_per_kv_head + 1;
+    // Context positions a query sees: up to its own, and no further back than the window.
+    Positions visible_to_query(int64_t sequence, int64_t query) const {
+        const int64_t end =
+            input.context_lens[size_t(sequence)] - input.num_queries(sequence) + query + 1;
         const bool cut = a.sliding_window > 0 && end > a.sliding_window;
         return {cut ? end - a.sliding_window : 0, end};
+    }
+    Positions visible(int64_t sequence, int64_t row) const {
+        return visible_to_query(sequence, row / queries_per_kv_head);
     }
     // What any of the rows sees.
     Positions visible(const AttentionRows& rows) const {

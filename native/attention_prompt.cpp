@@ -1,4 +1,4 @@
-// Prompt rows: queries in, segments one after another, outputs out. The two products are in
+// Prompt rows: queries in, stretches one after another, outputs out. The two products are in
 // attention_prompt_products.cpp.
 #include "attention_prompt.h"
 
@@ -14,66 +14,88 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
+constexpr float kHeadroom = 16.0f;  // powers of two by which a score may exceed the reference
+constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// Read in place of keys that are not held; what comes of them is never looked at.
-alignas(64) constexpr uint16_t kNoKeys[kBlockSize * kMaxHeadDim] = {};
+// Read in place of keys and values that are not held.
+alignas(64) constexpr uint16_t kNothing[kBlockSize * kMaxHeadDim] = {};
 
-// 2^x to 1e-4, a twentieth of the rounding of weights to bf16; held at 2^-126 below.
+// 2^x to 1e-4, a twentieth of the rounding of weights to bf16; 0 below -127, x at most 127.
 f32x16 exp2_short(f32x16 x) {
-    x = max(x, f32x16::broadcast(-126.0f));
-    const i32x16 n = round_to_int(x);
-    const f32x16 f = x - to_float(n);
+    const f32x16 n = round_half_even(x);
+    const f32x16 f = x - n;
     f32x16 p = f32x16::broadcast(0.0550089329f);
     p = fma(p, f, f32x16::broadcast(0.242210969f));
     p = fma(p, f, f32x16::broadcast(0.693282902f));
     p = fma(p, f, f32x16::broadcast(1.0f));
-    return p * exp2_int(n);
+    return times_exp2(p, n);
 }
 
-void load_queries(const AttentionProblem& p, const AttentionRows& unit, PromptWorkspace& w) {
+// f(row of the unit, query of the sequence, where its row lies in q and out), without a division
+// per row.
+template <class F>
+void for_each_row(const AttentionProblem& p, const AttentionRows& unit, const F& f) {
+    int64_t query = unit.begin / p.queries_per_kv_head;
+    int64_t head = unit.begin % p.queries_per_kv_head;
+    int64_t at = p.offset(unit, unit.begin);
+    for (int64_t r = 0; r < unit.count(); ++r, ++head, at += p.head_dim) {
+        if (head == p.queries_per_kv_head) {
+            head = 0;
+            ++query;
+            at += (p.a.n_heads - p.queries_per_kv_head) * p.head_dim;
+        }
+        f(r, query, at);
+    }
+}
+
+void load_rows(const AttentionProblem& p, const AttentionRows& unit, PromptWorkspace& w) {
     const int64_t dim_tiles = round_up(p.head_dim, kGroupDims) / kGroupDims;
-    const int64_t tiles = round_up(unit.count(), kTileRows) / kTileRows;
-    std::memset(w.q, 0, size_t(tiles * dim_tiles * kBf16Tile) * sizeof(uint16_t));
-    for (int64_t r = 0; r < unit.count(); ++r) {
-        const float* q = p.a.q + p.offset(unit, unit.begin + r);
+    const int64_t rows = round_up(unit.count(), kTileRows);
+    if (p.head_dim % kGroupDims != 0 || rows > unit.count())
+        std::memset(w.q, 0, size_t(rows * dim_tiles * kGroupDims) * sizeof(uint16_t));
+    std::fill_n(w.rescale, rows, 1.0f);
+    const int64_t next_queries = 4 * p.a.n_heads * p.head_dim;
+    for_each_row(p, unit, [&](int64_t r, int64_t query, int64_t at) {
+        const float* q = p.a.q + at;
+        for (int64_t d = 0; d < p.head_dim; d += kLanes) prefetch(q + next_queries + d);
         uint16_t* row = w.q + r / kTileRows * dim_tiles * kBf16Tile + r % kTileRows * kGroupDims;
-        for (int64_t d = 0; d < p.head_dim; d += kLanes) {
+        int64_t d = 0;
+        for (; d + kGroupDims <= p.head_dim; d += kGroupDims)
+            store_bf16_pair(row + d * kTileRows, f32x16::load(q + d), f32x16::load(q + d + kLanes));
+        for (; d < p.head_dim; d += kLanes) {
             const int lanes = int(std::min<int64_t>(kLanes, p.head_dim - d));
             store_bf16(row + d / kGroupDims * kBf16Tile + d % kGroupDims,
                        f32x16::load_partial(q + d, lanes));
         }
-    }
+        w.seen[r] = p.visible_to_query(unit.sequence, query);
+        w.reference[r] = kNever;
+        f32x16::zero().store(w.sums + r * kLanes);
+    });
 }
 
-// Half a group: one block's values, of which the first `tokens` are seen by any row.
+// Half a group: one block's values, of which the first `tokens` are any row's.
 void load_values(uint16_t* out, const uint16_t* values, int64_t tokens, int64_t head_dim) {
-    const int64_t pairs = kBlockSize / 2, whole = head_dim / kLanes;
+    constexpr size_t kLine = 2 * kLanes * sizeof(uint16_t);
+    const int64_t whole = head_dim / kLanes, rest = 2 * (head_dim % kLanes);
     const int64_t dim_tiles = round_up(head_dim, kLanes) / kLanes;
-    for (int64_t pair = 0; pair < pairs; ++pair) {
+    for (int64_t pair = 0; pair < kBlockSize / 2; ++pair) {
         uint16_t* line = out + pair * 2 * kLanes;
         const uint16_t* from = values + pair * 2 * head_dim;
-        if (2 * pair >= tokens) {
-            for (int64_t t = 0; t < dim_tiles; ++t)
-                std::memset(line + t * kBf16Tile, 0, 2 * kLanes * sizeof(uint16_t));
-            continue;
-        }
         for (int64_t t = 0; t < whole; ++t)
-            std::memcpy(line + t * kBf16Tile, from + t * 2 * kLanes, 2 * kLanes * sizeof(uint16_t));
-        if (whole < dim_tiles) {
-            const int64_t rest = 2 * (head_dim - whole * kLanes);
-            uint16_t* last = line + whole * kBf16Tile;
-            std::memset(last, 0, 2 * kLanes * sizeof(uint16_t));
-            std::memcpy(last, from + whole * 2 * kLanes, size_t(rest) * sizeof(uint16_t));
+            std::memcpy(line + t * kBf16Tile, from + t * 2 * kLanes, kLine);
+        if (rest > 0) {
+            std::memset(line + whole * kBf16Tile, 0, kLine);
+            std::memcpy(line + whole * kBf16Tile, from + whole * 2 * kLanes, size_t(rest) * 2);
         }
-        if (2 * pair + 1 == tokens)
-            for (int64_t i = 1; i < dim_tiles * 2 * kLanes; i += 2)
+        for (int64_t i = 0; 2 * pair + 2 > tokens && i < dim_tiles * 2 * kLanes; ++i)
+            if (2 * pair + i % 2 >= tokens)
                 line[i / (2 * kLanes) * kBf16Tile + i % (2 * kLanes)] = 0;
     }
 }
 
-// Keys and values of the positions of a segment that the unit sees. Other blocks may not be held,
+// Keys and values of the positions of a stretch that the unit sees. Other blocks may not be held,
 // and what a reused block holds past the context may be anything: zeros instead.
-void load_segment(const AttentionProblem& p, const AttentionRows& unit, int64_t segment,
+void load_stretch(const AttentionProblem& p, const AttentionRows& unit, int64_t stretch,
                   Positions seen, PromptWorkspace& w) {
     const int64_t dim_tiles = p.stride / kLanes, rest = p.head_dim % kGroupDims;
     const Positions held = {seen.begin / kBlockSize, round_up(seen.end, kBlockSize) / kBlockSize};
@@ -81,9 +103,10 @@ void load_segment(const AttentionProblem& p, const AttentionRows& unit, int64_t 
                               round_up(seen.end, kGroupTokens) / kBlockSize};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
         const bool is_held = held.begin <= b && b < held.end;
-        const int64_t block = segment * kSegmentBlocks + b;
-        w.keys[b] = is_held ? p.keys(unit, block) : kNoKeys;
-        const uint16_t* values = is_held ? p.values(unit, block) : kNoKeys;
+        const int64_t block = stretch * kStretchBlocks + b;
+        w.keys[b] = is_held ? p.keys(unit, block) : kNothing;
+        for (int64_t i = 0; i < kBlockSize * p.head_dim; i += 2 * kLanes) prefetch(w.keys[b] + i);
+        const uint16_t* values = is_held ? p.values(unit, block) : kNothing;
         uint16_t* group = w.v + b / 2 * dim_tiles * kBf16Tile;
         load_values(group + b % 2 * (kBf16Tile / 2), values, seen.end - b * kBlockSize, p.head_dim);
         if (rest > 0) {
@@ -96,7 +119,19 @@ void load_segment(const AttentionProblem& p, const AttentionRows& unit, int64_t 
     }
 }
 
-// Sixteen scores or weights from position t on, those outside `seen` replaced.
+// The stretch after `stretch`, spread over the rows and steps of this one.
+Ahead ahead_of(const AttentionProblem& p, const AttentionRows& unit, int64_t stretch,
+               Positions seen) {
+    const Positions next = intersect({(stretch + 1) * kStretch, (stretch + 2) * kStretch}, seen);
+    if (next.empty()) return {};
+    const int64_t lines = (next.end - next.begin) * p.head_dim / (2 * kLanes);
+    const int64_t visits = unit.count() * (kStretch / kStep);
+    return {{next.begin / kBlockSize, round_up(next.end, kBlockSize) / kBlockSize},
+            0,
+            (lines + visits - 1) / visits};
+}
+
+// Lanes of positions from t on that are not seen become `otherwise`.
 f32x16 only(f32x16 x, int64_t t, Positions seen, f32x16 otherwise) {
     alignas(64) static constexpr float kCount[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                          8, 9, 10, 11, 12, 13, 14, 15};
@@ -105,129 +140,172 @@ f32x16 only(f32x16 x, int64_t t, Positions seen, f32x16 otherwise) {
     return select_less(at, f32x16::broadcast(float(seen.begin)), otherwise, x);
 }
 
-// One row's scores of a segment become its weights, rounded to bf16; `scores` and `weights` point
-// at the row in its first tile, and `seen` counts from the segment's begin.
-void weigh_row(const float* scores, uint16_t* weights, Positions groups, Positions seen,
-               float& maximum, float* sums, float& rescale) {
-    rescale = 1.0f;
-    if (seen.empty()) {
-        for (int64_t g = groups.begin; g < groups.end; ++g)
-            store_bf16_pair(weights + g * kBf16Tile, f32x16::zero(), f32x16::zero());
-        return;
-    }
-    const f32x16 never = f32x16::broadcast(-std::numeric_limits<float>::infinity());
-    const Positions whole = intersect(
-        groups, {round_up(seen.begin, kGroupTokens) / kGroupTokens, seen.end / kGroupTokens});
-    const auto score = [&](int64_t t) { return f32x16::load(scores + t * kTileRows); };
-    f32x16 top = never, top_odd = never;
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-        const int64_t t = g * kGroupTokens;
-        if (whole.begin <= g && g < whole.end) {
-            top = max(top, score(t));
-            top_odd = max(top_odd, score(t + kLanes));
-        } else {
-            top = max(top, only(score(t), t, seen, never));
-            top_odd = max(top_odd, only(score(t + kLanes), t + kLanes, seen, never));
+// One row in one step: its scores, where its weights go, and what it sees, counted from the step's
+// begin. Of `groups`, those in `whole` are seen entirely.
+struct StepRow {
+    const float* scores;  // of the row in the step's first tile
+    uint16_t* weights;    // likewise
+    Positions groups, whole, seen;
+
+    bool is_whole(int64_t group) const { return whole.begin <= group && group < whole.end; }
+    f32x16 score(int64_t t) const { return f32x16::load(scores + t * kTileRows); }
+
+    // Weights relative to `reference`, added to `sum`; false where some score exceeds it too far.
+    bool weigh(float reference, f32x16& sum) const {
+        const f32x16 scale = f32x16::broadcast(kLog2E), shift = f32x16::broadcast(-reference);
+        const f32x16 least = f32x16::broadcast(-1024.0f);
+        f32x16 top = f32x16::broadcast(kNever), top_odd = top;
+        for (int64_t g = groups.begin; g < groups.end; ++g) {
+            const int64_t t = g * kGroupTokens;
+            f32x16 first = fma(score(t), scale, shift);
+            f32x16 second = fma(score(t + kLanes), scale, shift);
+            if (!is_whole(g)) {
+                first = only(first, t, seen, least);
+                second = only(second, t + kLanes, seen, least);
+            }
+            top = max(top, first);
+            top_odd = max(top_odd, second);
+            first = exp2_short(first);
+            second = exp2_short(second);
+            sum = sum + first + second;
+            store_bf16_pair(weights + g * kBf16Tile, first, second);
         }
+        return !any_less(f32x16::broadcast(kHeadroom), max(top, top_odd));
     }
-    const float before = maximum;
-    maximum = std::max(before, reduce_max(max(top, top_odd)));
-    const f32x16 scale = f32x16::broadcast(kLog2E);
-    const f32x16 shift = f32x16::broadcast(-(maximum * kLog2E));
-    f32x16 sum = f32x16::load(sums);
-    if (maximum > before) {
-        const f32x16 factor = exp2_short(fma(f32x16::broadcast(before), scale, shift));
-        factor.store_partial(&rescale, 1);
-        sum = sum * factor;
+
+    float largest() const {
+        const f32x16 never = f32x16::broadcast(kNever);
+        f32x16 top = never;
+        for (int64_t t = groups.begin * kGroupTokens; t < groups.end * kGroupTokens; t += kLanes)
+            top = max(top, is_whole(t / kGroupTokens) ? score(t) : only(score(t), t, seen, never));
+        return reduce_max(top);
     }
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-        const int64_t t = g * kGroupTokens;
-        f32x16 first = exp2_short(fma(score(t), scale, shift));
-        f32x16 second = exp2_short(fma(score(t + kLanes), scale, shift));
-        if (g < whole.begin || g >= whole.end) {
-            first = only(first, t, seen, f32x16::zero());
-            second = only(second, t + kLanes, seen, f32x16::zero());
+};
+
+// A step of one row tile: scores become weights. True where a row's reference has changed.
+bool weigh_tile(const AttentionProblem& p, const AttentionRows& unit, int64_t tile,
+                const StepRow& first, int64_t origin, PromptWorkspace& w) {
+    const int64_t begin = tile * kTileRows, end = std::min(begin + kTileRows, unit.count());
+    StepRow row = first;
+    row.whole = {round_up(w.seen[end - 1].begin - origin, kGroupTokens) / kGroupTokens,
+                 (w.seen[begin].end - origin) / kGroupTokens};
+    bool changed = false;
+    for (int64_t r = begin; r < end; ++r, row.scores += kLanes, row.weights += kGroupTokens) {
+        w.ahead.ask(p, unit);
+        row.seen = {w.seen[r].begin - origin, w.seen[r].end - origin};
+        float* sums = w.sums + r * kLanes;
+        f32x16 sum = f32x16::load(sums);
+        if (w.reference[r] == kNever || !row.weigh(w.reference[r], sum)) {
+            const float before = w.reference[r];
+            w.reference[r] = row.largest() * kLog2E;
+            sum = f32x16::load(sums);
+            if (before != kNever) {
+                const f32x16 factor = exp2_short(f32x16::broadcast(before - w.reference[r]));
+                factor.store_partial(w.rescale + r, 1);
+                sum = sum * factor;
+                changed = true;
+            }
+            row.weigh(w.reference[r], sum);
         }
-        sum = sum + first + second;
-        store_bf16_pair(weights + g * kBf16Tile, first, second);
+        sum.store(sums);
     }
-    sum.store(sums);
+    return changed;
 }
 
 void rescale_outputs(const AttentionProblem& p, int64_t tile, PromptWorkspace& w) {
     const int64_t dim_tiles = p.stride / kLanes;
-    const float* rescale = w.rescale + tile * kTileRows;
-    if (std::all_of(rescale, rescale + kTileRows, [](float f) { return f == 1.0f; })) return;
-    for (int64_t d = 0; d < dim_tiles; ++d)
-        for (int64_t r = 0; r < kTileRows; ++r) {
+    for (int64_t r = 0; r < kTileRows; ++r) {
+        float& rescale = w.rescale[tile * kTileRows + r];
+        if (rescale == 1.0f) continue;
+        for (int64_t d = 0; d < dim_tiles; ++d) {
             float* o = w.o + ((tile * dim_tiles + d) * kTileRows + r) * kLanes;
-            (f32x16::load(o) * f32x16::broadcast(rescale[r])).store(o);
+            (f32x16::load(o) * f32x16::broadcast(rescale)).store(o);
         }
+        rescale = 1.0f;
+    }
 }
 
-// A pair of row tiles, or one, over a segment.
-void attend_tiles(const AttentionProblem& p, const AttentionRows& unit, int64_t segment,
-                  int64_t tile, int64_t count, PromptWorkspace& w) {
-    const int64_t origin = segment * kSegment;
-    const int64_t rows = std::min(count * kTileRows, unit.count() - tile * kTileRows);
-    const int64_t first_row = unit.begin + tile * kTileRows;
-    const auto in_segment = [&](Positions all) {
-        return intersect({all.begin - origin, all.end - origin}, {0, kSegment});
-    };
-    const Positions seen = p.visible({unit.sequence, unit.kv_head, first_row, first_row + rows});
-    const Positions any = in_segment(seen);
-    if (any.empty()) return;
-    const bool fresh = origin <= seen.begin;
-    const PromptTiles tiles = {
-        tile, count, {any.begin / kGroupTokens, round_up(any.end, kGroupTokens) / kGroupTokens}};
-    score_prompt_tiles(p.head_dim, tiles, w);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t row = tile * kTileRows + r;
-        const int64_t i = r / kTileRows, j = r % kTileRows;
-        weigh_row(w.scores + i * kSegmentBlocks * kFloatTile + j * kLanes,
-                  w.weights + i * kSegmentGroups * kBf16Tile + j * kGroupTokens, tiles.groups,
-                  in_segment(p.visible(unit.sequence, first_row + r)), w.maximum[row],
-                  w.sums + row * kLanes, w.rescale[row]);
+// A pair of row tiles, or one, over a stretch.
+void attend_tiles(const AttentionProblem& p, const AttentionRows& unit, int64_t stretch,
+                  PromptTiles tiles, PromptWorkspace& w) {
+    const int64_t origin = stretch * kStretch;
+    const int64_t first_row = tiles.tile * kTileRows;
+    const int64_t last_row = std::min(first_row + tiles.count * kTileRows, unit.count()) - 1;
+    const Positions seen =
+        intersect({w.seen[first_row].begin - origin, w.seen[last_row].end - origin}, {0, kStretch});
+    if (seen.empty()) return;
+    bool fresh = origin <= w.seen[first_row].begin;
+    const Positions all = {seen.begin / kGroupTokens,
+                           round_up(seen.end, kGroupTokens) / kGroupTokens};
+    tiles.groups = {all.begin, all.begin};  // weighed and not yet added
+    for (int64_t s = all.begin / kStepGroups; s * kStepGroups < all.end; ++s) {
+        const int64_t step = s * kStepGroups;
+        const Positions now = intersect({step, step + kStepGroups}, all);
+        score_prompt_tiles(p.head_dim, {tiles.tile, tiles.count, now}, w);
+        bool changed = false;
+        for (int64_t i = 0; i < tiles.count; ++i) {
+            const StepRow first = {w.scores + i * kStepBlocks * kFloatTile,
+                                   w.weights + (i * kStretchGroups + step) * kBf16Tile,
+                                   {now.begin - step, now.end - step},
+                                   {},
+                                   {}};
+            changed |= weigh_tile(p, unit, tiles.tile + i, first, origin + s * kStep, w);
+        }
+        if (changed && !tiles.groups.empty()) {
+            add_prompt_tiles(p.head_dim, tiles, fresh, w);
+            fresh = false;
+            tiles.groups.begin = now.begin;
+        }
+        if (changed && !fresh)
+            for (int64_t i = 0; i < tiles.count; ++i) rescale_outputs(p, tiles.tile + i, w);
+        tiles.groups.end = now.end;
     }
-    if (!fresh)
-        for (int64_t i = 0; i < count; ++i) rescale_outputs(p, tile + i, w);
     add_prompt_tiles(p.head_dim, tiles, fresh, w);
 }
 
-void write_out(const AttentionProblem& p, const AttentionRows& unit, const PromptWorkspace& w) {
+void write_rows(const AttentionProblem& p, const AttentionRows& unit, const PromptWorkspace& w) {
     const int64_t dim_tiles = p.stride / kLanes;
     const f32x16 one = f32x16::broadcast(1.0f);
-    for (int64_t r = 0; r < unit.count(); ++r) {
-        float* out = p.a.out + p.offset(unit, unit.begin + r);
+    for_each_row(p, unit, [&](int64_t r, int64_t, int64_t at) {
+        float* out = p.a.out + at;
         const float* o = w.o + r / kTileRows * dim_tiles * kFloatTile + r % kTileRows * kLanes;
         const f32x16 factor =
             one / f32x16::broadcast(reduce_add(f32x16::load(w.sums + r * kLanes)));
         for (int64_t d = 0; d < p.head_dim; d += kLanes)
             (f32x16::load(o + d * kTileRows) * factor)
                 .store_partial(out + d, int(std::min<int64_t>(kLanes, p.head_dim - d)));
-    }
+    });
 }
 
 }  // namespace
+
+void Ahead::ask(const AttentionProblem& p, const AttentionRows& unit) {
+    for (int64_t i = 0; i < lines && !blocks.empty(); ++i) {
+        prefetch_far(p.keys(unit, blocks.begin) + offset);
+        prefetch_far(p.values(unit, blocks.begin) + offset);
+        offset += 2 * kLanes;
+        if (offset < kBlockSize * p.head_dim) continue;
+        offset = 0;
+        ++blocks.begin;
+    }
+}
 
 void attend_prompt_unit(const AttentionProblem& p, const AttentionRows& unit, PromptWorkspace& w) {
 #if CIERZO_ISA_LEVEL >= 3
     const TileScope scope(WeightFormat::kBf16);
 #endif
     const int64_t tiles = round_up(unit.count(), kTileRows) / kTileRows;
-    load_queries(p, unit, w);
-    std::fill_n(w.maximum, tiles * kTileRows, -std::numeric_limits<float>::infinity());
-    std::fill_n(w.rescale, tiles * kTileRows, 1.0f);
-    std::fill_n(w.sums, tiles * kTileRows * kLanes, 0.0f);
-    const Positions seen = p.visible(unit);
-    for (int64_t s = seen.begin / kSegment; s * kSegment < seen.end; ++s) {
-        const int64_t origin = s * kSegment;
-        load_segment(p, unit, s, intersect({seen.begin - origin, seen.end - origin}, {0, kSegment}),
+    load_rows(p, unit, w);
+    const Positions seen = {w.seen[0].begin, w.seen[unit.count() - 1].end};
+    for (int64_t s = seen.begin / kStretch; s * kStretch < seen.end; ++s) {
+        const int64_t origin = s * kStretch;
+        load_stretch(p, unit, s, intersect({seen.begin - origin, seen.end - origin}, {0, kStretch}),
                      w);
+        w.ahead = ahead_of(p, unit, s, seen);
         for (int64_t t = 0; t < tiles; t += kTilePair)
-            attend_tiles(p, unit, s, t, std::min(kTilePair, tiles - t), w);
+            attend_tiles(p, unit, s, {t, std::min(kTilePair, tiles - t), {}}, w);
     }
-    write_out(p, unit, w);
+    write_rows(p, unit, w);
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

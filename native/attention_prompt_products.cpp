@@ -72,7 +72,8 @@ void score_tiles(int64_t head_dim, const PromptTiles& tiles, PromptWorkspace& w)
             add_products<TILES, 2>(q + d * kBf16Tile, dim_tiles * kBf16Tile,
                                    key_tile(w, 2 * g, d, head_dim),
                                    key_tile(w, 2 * g + 1, d, head_dim));
-        store_results<TILES, 2>(w.scores + 2 * g * kFloatTile, kSegmentBlocks * kFloatTile);
+        store_results<TILES, 2>(w.scores + 2 * (g % kStepGroups) * kFloatTile,
+                                kStepBlocks * kFloatTile);
     }
 }
 
@@ -84,7 +85,7 @@ void add_columns(const PromptTiles& tiles, int64_t d, int64_t dim_tiles, bool fr
           : load_results<TILES, COLUMNS>(o, dim_tiles * kFloatTile);
     for (int64_t g = tiles.groups.begin; g < tiles.groups.end; ++g) {
         const uint16_t* v = w.v + (g * dim_tiles + d) * kBf16Tile;
-        add_products<TILES, COLUMNS>(w.weights + g * kBf16Tile, kSegmentGroups * kBf16Tile, v,
+        add_products<TILES, COLUMNS>(w.weights + g * kBf16Tile, kStretchGroups * kBf16Tile, v,
                                      v + kBf16Tile);
     }
     store_results<TILES, COLUMNS>(o, dim_tiles * kFloatTile);
@@ -146,7 +147,7 @@ void score_tile(int64_t head_dim, int64_t tile, Positions groups, float* scores,
                 add_products(acc, q + d * kGroupDims, dim_tiles * kGroupDims,
                              key_tile(w, b, d, head_dim));
             for (int r = 0; r < kRowsTogether; ++r)
-                acc[r].store(scores + b * kFloatTile + (row + r) * kLanes);
+                acc[r].store(scores + b % kStepBlocks * kFloatTile + (row + r) * kLanes);
         }
     }
 }
@@ -156,7 +157,7 @@ void add_tile(int64_t head_dim, float* o, const uint16_t* weights, Positions gro
     const int64_t dim_tiles = round_up(head_dim, kLanes) / kLanes;
     const int64_t count = groups.end - groups.begin;
     for (int64_t row = 0; row < kTileRows; row += kRowsTogether) {
-        alignas(64) float p[kRowsTogether * kSegment];
+        alignas(64) float p[kRowsTogether * kStretch];
         widen_rows(p, weights + groups.begin * kBf16Tile, row, count);
         for (int64_t d = 0; d < dim_tiles; ++d) {
             float* at = o + d * kFloatTile + row * kLanes;
@@ -190,14 +191,14 @@ void add_prompt_tiles(int64_t head_dim, const PromptTiles& tiles, bool fresh, Pr
 
 void score_prompt_tiles(int64_t head_dim, const PromptTiles& tiles, PromptWorkspace& w) {
     for (int64_t i = 0; i < tiles.count; ++i)
-        score_tile(head_dim, tiles.tile + i, tiles.groups,
-                   w.scores + i * kSegmentBlocks * kFloatTile, w);
+        score_tile(head_dim, tiles.tile + i, tiles.groups, w.scores + i * kStepBlocks * kFloatTile,
+                   w);
 }
 
 void add_prompt_tiles(int64_t head_dim, const PromptTiles& tiles, bool fresh, PromptWorkspace& w) {
     for (int64_t i = 0; i < tiles.count; ++i)
         add_tile(head_dim, w.o + (tiles.tile + i) * round_up(head_dim, kLanes) * kTileRows,
-                 w.weights + i * kSegmentGroups * kBf16Tile, tiles.groups, fresh, w);
+                 w.weights + i * kStretchGroups * kBf16Tile, tiles.groups, fresh, w);
 }
 
 #endif

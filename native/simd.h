@@ -13,7 +13,10 @@
 //   max, min             a > b ? a : b and a < b ? a : b, so b where either is NaN
 //   select_less          x < limit ? if_less : otherwise
 //   round_to_int         half to even; |x| must be below 2^22
+//   round_half_even      stays a float; below -2^21 any number below -2^20
 //   exp2_int             2^n for -126 <= n <= 127
+//   times_exp2(x, n)     x * 2^n, n integral and at most 127, |x| in [1/2, 2); 0 where that is
+//                        denormal (inside a region)
 //   load_partial(p, n)   lanes n and above are zero and not read; 0 <= n <= 16
 //   load_bf16_pairs      lane i of `even` is p[2 i], of `odd` p[2 i + 1]
 //   store_bf16_pair      32 values: those of a, then those of b. Denormals may become zeros
@@ -35,6 +38,15 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 inline void prefetch(const void* p) {
 #if defined(__GNUC__)
     __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+
+// The same, no nearer than the second cache: for what is needed in a while.
+inline void prefetch_far(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
 #else
     (void)p;
 #endif

@@ -90,6 +90,18 @@ inline void store(int32_t* p, i32x16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
 }
+inline f32x16 round_half_even(f32x16 a) {
+    constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 n) {
+    return a * exp2_int(round_to_int(max(n, f32x16::broadcast(-127.0f))));
+}
+inline bool any_less(f32x16 a, f32x16 b) {
+    const __m256 either =
+        _mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ));
+    return _mm256_movemask_ps(either) != 0;
+}
 inline i32x16 load_i32(const int32_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};

@@ -77,6 +77,15 @@ inline f32x16 exp2_int(i32x16 n) {
 inline void store(int32_t* p, i32x16 a) {
     _mm512_storeu_si512(p, a.v);
 }
+inline f32x16 round_half_even(f32x16 a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 n) {
+    return {_mm512_scalef_ps(a.v, n.v)};
+}
+inline bool any_less(f32x16 a, f32x16 b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) != 0;
+}
 inline i32x16 load_i32(const int32_t* p) {
     return {_mm512_loadu_si512(p)};
 }

@@ -104,6 +104,17 @@ inline f32x16 exp2_int(i32x16 n) {
 inline void store(int32_t* p, i32x16 a) {
     std::memcpy(p, a.v, sizeof a.v);
 }
+inline f32x16 round_half_even(f32x16 a) {
+    return to_float(round_to_int(max(a, f32x16::broadcast(-0x1p21f))));
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 n) {
+    return a * exp2_int(round_to_int(max(n, f32x16::broadcast(-127.0f))));
+}
+inline bool any_less(f32x16 a, f32x16 b) {
+    bool any = false;
+    for (int i = 0; i < kLanes; ++i) any |= a.v[i] < b.v[i];
+    return any;
+}
 inline i32x16 load_i32(const int32_t* p) {
     i32x16 r;
     std::memcpy(r.v, p, sizeof r.v);

@@ -48,8 +48,8 @@ def attention(
 ) -> Floats:
     """The last T of C positions attend: q [T, H, d] (scaled), k and v [C, K, d] → [T, H, d]
 
-    A prompt row's weights are rounded to bf16 before they meet the values, relative to the
-    largest score up to the end of their segment of 256 positions.
+    A prompt row's weights are rounded to bf16 before they meet the values, relative to a
+    reference that follows the scores from step to step (`native/attention.cpp`).
     """
     num_queries, n_heads, _ = q.shape
     queries_per_kv_head = n_heads // k.shape[1]
@@ -66,20 +66,22 @@ def attention(
     weights = np.exp(scores - largest)
     sums = weights.sum(axis=-1, keepdims=True)
     if is_prompt:
-        weights = _rounded_by_segment(scores, largest)
+        weights = _rounded_weights(scores) * np.exp(-largest)
     attended: Floats = np.einsum("htc,chd->thd", weights / sums, values).astype(np.float32)
     return attended
 
 
-def _rounded_by_segment(scores: NDArray[np.float64], largest: NDArray[np.float64]) -> Floats:
-    """exp(scores - largest), rounded to bf16 where the kernel does."""
-    weights = np.zeros(scores.shape, np.float32)
-    for begin in range(0, scores.shape[-1], 256):
-        segment = slice(begin, begin + 256)
-        so_far = scores[..., : begin + 256].max(axis=-1, keepdims=True)
-        reached = np.where(np.isfinite(so_far), so_far, 0.0)
-        rounded = round_to_bf16(np.exp(scores[..., segment] - reached).astype(np.float32))
-        weights[..., segment] = rounded * np.exp(so_far - largest)
+def _rounded_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """exp(scores), each rounded to bf16 relative to its row's reference at its step of 128."""
+    weights = np.zeros(scores.shape)
+    reference = np.full(scores.shape[:-1], -np.inf)
+    for begin in range(0, scores.shape[-1], 128):
+        step = scores[..., begin : begin + 128]
+        largest = step.max(axis=-1)
+        reference = np.where(largest > reference + 16 * np.log(2), largest, reference)
+        shift = np.where(np.isfinite(reference), reference, 0.0)[..., None]
+        rounded = round_to_bf16(np.exp(step - shift).astype(np.float32))
+        weights[..., begin : begin + 128] = rounded * np.exp(shift)
     return weights
 
 
