@@ -29,6 +29,15 @@ inline Positions intersect(Positions a, Positions b) {
     return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
 }
 
+// Lanes of positions from t on that are not seen become `otherwise`.
+inline f32x16 only(f32x16 x, int64_t t, Positions seen, f32x16 otherwise) {
+    alignas(64) static constexpr float kCount[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                         8, 9, 10, 11, 12, 13, 14, 15};
+    const f32x16 at = f32x16::load(kCount) + f32x16::broadcast(float(t));
+    x = select_less(at, f32x16::broadcast(float(seen.end)), x, otherwise);
+    return select_less(at, f32x16::broadcast(float(seen.begin)), otherwise, x);
+}
+
 // Consecutive rows of one (sequence, kv head): row r is query r / queries_per_kv_head and head
 // r % queries_per_kv_head of the group.
 struct AttentionRows {

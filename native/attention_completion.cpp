@@ -10,17 +10,18 @@ namespace {
 // A row's scores become its weights exp(score − maximum); `seen` counts from the segment's begin.
 void softmax_row(float* scores, Positions seen, float& maximum, float& sum) {
     const int64_t begin = seen.begin / kBlockSize * kBlockSize;
-    const int64_t end = round_up(seen.end, kBlockSize);
-    constexpr float kNever = -std::numeric_limits<float>::infinity();
-    for (int64_t t = begin; t < seen.begin; ++t) scores[t] = kNever;
-    for (int64_t t = seen.end; t < end; ++t) scores[t] = kNever;
-    f32x16 top = f32x16::broadcast(kNever);
-    for (int64_t t = begin; t < end; t += kLanes) top = max(top, f32x16::load(scores + t));
+    const f32x16 never = f32x16::broadcast(-std::numeric_limits<float>::infinity());
+    const auto score = [&](int64_t t) {
+        const f32x16 x = f32x16::load(scores + t);
+        return seen.begin <= t && t + kLanes <= seen.end ? x : only(x, t, seen, never);
+    };
+    f32x16 top = never;
+    for (int64_t t = begin; t < seen.end; t += kLanes) top = max(top, score(t));
     maximum = reduce_max(top);
     const f32x16 shift = f32x16::broadcast(maximum);
     f32x16 total = f32x16::zero();
-    for (int64_t t = begin; t < end; t += kLanes) {
-        const f32x16 weight = exp(f32x16::load(scores + t) - shift);
+    for (int64_t t = begin; t < seen.end; t += kLanes) {
+        const f32x16 weight = exp(score(t) - shift);
         weight.store(scores + t);
         total = total + weight;
     }

@@ -49,7 +49,7 @@ struct CompletionWorkspace {
 #endif
 };
 
-// Calls f<n>() with the compile-time n equal to `count`, 1 <= count <= kRows.
+// Calls f<n>() with the compile-time n equal to `count`, 1 <= count <= N.
 template <int N = kRows, class F>
 inline void with_count(int64_t count, F f) {
     if constexpr (N > 1)

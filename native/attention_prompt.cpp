@@ -131,15 +131,6 @@ Ahead ahead_of(const AttentionProblem& p, const AttentionRows& unit, int64_t str
             (lines + visits - 1) / visits};
 }
 
-// Lanes of positions from t on that are not seen become `otherwise`.
-f32x16 only(f32x16 x, int64_t t, Positions seen, f32x16 otherwise) {
-    alignas(64) static constexpr float kCount[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
-                                                         8, 9, 10, 11, 12, 13, 14, 15};
-    const f32x16 at = f32x16::load(kCount) + f32x16::broadcast(float(t));
-    x = select_less(at, f32x16::broadcast(float(seen.end)), x, otherwise);
-    return select_less(at, f32x16::broadcast(float(seen.begin)), otherwise, x);
-}
-
 // One row in one step: its scores, where its weights go, and what it sees, counted from the step's
 // begin. Of `groups`, those in `whole` are seen entirely.
 struct StepRow {

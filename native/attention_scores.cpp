@@ -48,17 +48,28 @@ void add_tile_dots(const uint16_t* const* keys, int64_t d) {
 }
 
 template <int BLOCKS>
+void zero_scores() {
+    tile_zero<0>();
+    if constexpr (BLOCKS > 1) tile_zero<1>();
+    if constexpr (BLOCKS > 2) tile_zero<2>();
+    if constexpr (BLOCKS > 3) tile_zero<3>();
+}
+
+template <int BLOCKS>
+void store_scores(float* scores) {
+    constexpr int64_t kPitch = kSegment * int64_t(sizeof(float));
+    tile_store<0>(scores, kPitch);
+    if constexpr (BLOCKS > 1) tile_store<1>(scores + kBlockSize, kPitch);
+    if constexpr (BLOCKS > 2) tile_store<2>(scores + 2 * kBlockSize, kPitch);
+    if constexpr (BLOCKS > 3) tile_store<3>(scores + 3 * kBlockSize, kPitch);
+}
+
+template <int BLOCKS>
 void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
                   const uint16_t* const* keys) {
-    constexpr int64_t kPitch = kSegment * int64_t(sizeof(float));
     const int64_t q_pitch = p.stride * int64_t(sizeof(uint16_t));
     const int64_t whole = p.head_dim / kGroupDims * kGroupDims;
-    tile_zero<0>();
-    if constexpr (BLOCKS == 4) {
-        tile_zero<1>();
-        tile_zero<2>();
-        tile_zero<3>();
-    }
+    zero_scores<BLOCKS>();
     for (int64_t d = 0; d < whole; d += kGroupDims) {
         tile_load<4>(q + d, q_pitch);
         add_tile_dots<4, 6, 0, BLOCKS>(keys, d);
@@ -67,12 +78,7 @@ void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
         tile_load<5>(q + whole, q_pitch);
         add_tile_dots<5, 7, 0, BLOCKS>(keys, whole);
     }
-    tile_store<0>(scores, kPitch);
-    if constexpr (BLOCKS == 4) {
-        tile_store<1>(scores + kBlockSize, kPitch);
-        tile_store<2>(scores + 2 * kBlockSize, kPitch);
-        tile_store<3>(scores + 3 * kBlockSize, kPitch);
-    }
+    store_scores<BLOCKS>(scores);
 }
 
 }  // namespace
@@ -85,14 +91,14 @@ void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t
     }
     const int64_t first = segment * kSegmentBlocks;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
-        count = b + 4 <= blocks.end ? 4 : 1;
+        count = std::min<int64_t>(4, blocks.end - b);
         if (rows.count() < kWorthWidening)
             prefetch_blocks(p, rows, first + b, count, first + blocks.end);
         const uint16_t* keys[4] = {};
         for (int64_t i = 0; i < count; ++i) keys[i] = p.keys(rows, first + b + i);
         float* scores = w.scores + b * kBlockSize;
-        count == 4 ? score_blocks<4>(p, scores, w.q_bf16, keys)
-                   : score_blocks<1>(p, scores, w.q_bf16, keys);
+        with_count<4>(count,
+                      [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
     }
 }
 

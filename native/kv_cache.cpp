@@ -8,6 +8,10 @@
 
 #include "tensor.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace cierzo {
 
 namespace {
@@ -22,11 +26,26 @@ void check_size(const char* argument, int64_t value, int64_t lowest, int64_t hig
                                     "; got " + std::to_string(value));
 }
 
+// A block's keys of one layer and head are a page or less, and blocks lie anywhere: with pages of 4
+// KB every one would cost a walk of the page tables.
+void ask_for_huge_pages(uintptr_t begin, int64_t nbytes) {
+#if defined(__linux__)
+    constexpr uintptr_t kPage = 4096;
+    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+    const uintptr_t last = (begin + uintptr_t(nbytes)) / kPage * kPage;
+    // Refused where the system has none; then the pages are small.
+    if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)begin, (void)nbytes;
+#endif
+}
+
 // Zero-filled and 64-byte aligned. calloc, not memset: pages never written stay unbacked.
 std::shared_ptr<uint16_t> allocate_zeroed(int64_t nbytes) {
     void* p = std::calloc(1, size_t(nbytes) + kAlignment);
     if (p == nullptr) throw std::bad_alloc();
     const uintptr_t aligned = (uintptr_t(p) + kAlignment - 1) / kAlignment * kAlignment;
+    ask_for_huge_pages(aligned, nbytes);
     return {reinterpret_cast<uint16_t*>(aligned), [p](uint16_t*) { std::free(p); }};
 }
 
