@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -15,11 +17,9 @@ MADE = "<!-- Made by `make fix` from the code. -->\n\n"
 
 def cli_page() -> str:
     """docs/cli.md: every command, its arguments and flags, in the words of its --help."""
-    group = typer.main.get_command(build_cli())
-    commands = getattr(group, "commands")  # noqa: B009  (typer's own click has no public type)
     lines = ["# Command line", "", "Exit status: 0 done, 1 failed (one line on stderr says why),"]
     lines += ["2 not understood. Settings can also be given as variables: `docs/settings.md`.", ""]
-    for name, command in commands.items():
+    for name, command in all_commands():
         arguments = " ".join(_placeholder(p) for p in command.params if p.opts[0][0] != "-")
         lines += [f"## cierzo {name} {arguments}".rstrip(), "", str(command.help), ""]
         lines += ["| | |", "|---|---|"]
@@ -31,6 +31,14 @@ def cli_page() -> str:
                 lines.append(f"| {shown} | {parameter.help}{_default(parameter)} |")
         lines.append("")
     return MADE + "\n".join(lines)
+
+
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Every command by the words that call it; typer's own click has no public type."""
+    group: Any = typer.main.get_command(build_cli())
+    for name, command in group.commands.items():
+        for word, member in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {word}".rstrip(), member
 
 
 def _default(parameter: object) -> str:

@@ -1,7 +1,7 @@
 """The command line: one table of commands, one way to fail.
 
-Each command is a file of this folder. Heavy imports stay inside the commands, so that
-`--help` answers at once.
+Each command is a file of this folder, and so is each group of them. Heavy imports stay inside
+the commands, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cierzo.cli.chat import chat
 from cierzo.cli.console import err
 from cierzo.cli.generate import generate
 from cierzo.cli.inspect import inspect
+from cierzo.cli.keys import KEYS
 from cierzo.cli.models import models
 from cierzo.cli.pull import pull
 from cierzo.cli.quantize import quantize
@@ -24,6 +25,7 @@ from cierzo.cli.remove import remove
 from cierzo.cli.serve import serve
 from cierzo.cli.upcycle import upcycle
 from cierzo.cli.version import version
+from cierzo.cli.workspaces import WORKSPACES
 from cierzo.errors import CierzoError
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -40,6 +42,12 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     version,
 )
 
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "keys": ("API keys of the server.", KEYS),
+    "workspaces": ("Workspaces, to which keys, files and usage belong.", WORKSPACES),
+}
+"""Commands of two words: the first → its help, and what may follow it."""
+
 
 def build_cli() -> typer.Typer:
     """The command line as a Typer app."""
@@ -53,6 +61,11 @@ def build_cli() -> typer.Typer:
     )
     for command in COMMANDS:
         app.command()(command)
+    for name, (help_text, commands) in GROUPS.items():
+        group = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
+        for word, command in commands.items():
+            group.command(word)(command)
+        app.add_typer(group, name=name)
     return app
 
 

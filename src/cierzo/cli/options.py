@@ -20,6 +20,8 @@ def _flag(setting: str) -> Any:
 
 
 Home = Annotated[Path | None, _flag("home")]
+Data = Annotated[Path | None, _flag("data")]
+DatabaseUrl = Annotated[str | None, _flag("database_url")]
 Isa = Annotated[Literal["portable", "avx2", "avx512", "amx"] | None, _flag("isa")]
 Threads = Annotated[int | None, _flag("threads")]
 Dtype = Annotated[Literal["auto", "bf16", "int8", "int4"] | None, _flag("dtype")]
@@ -45,6 +47,25 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")
 Temperature = Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of probability kept.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", show_default=False)]
+
+BudgetUsd = Annotated[
+    str | None, typer.Option(help="Most dollars a month; past it: 402.", show_default=False)
+]
+RequestsPerMinute = Annotated[
+    int | None, typer.Option(min=0, help="Past it: 429.", show_default=False)
+]
+TokensPerMinute = Annotated[
+    int | None,
+    typer.Option(min=0, help="Prompt and completion; past it: 429.", show_default=False),
+]
+TokensPerMonth = Annotated[
+    int | None,
+    typer.Option(min=0, help="Prompt and completion; past it: 429.", show_default=False),
+]
+MaxConcurrent = Annotated[
+    int | None, typer.Option(min=1, help="Most requests at once; past it: 429.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
 
 def settings_of(**flags: Any) -> Settings:
