@@ -19,6 +19,11 @@
     │   ├── ContextOverflowError      prompt (+ max_tokens) over the context
     │   ├── GrammarError              a schema or grammar that cannot be compiled
     │   └── UnsupportedRequestError   a field whose feature is not built or not in this model
+    ├── CallerError               who asks, and how much
+    │   ├── UnauthorizedError         no key, or none that is good
+    │   ├── ForbiddenError            a good key that may not do this
+    │   ├── BudgetError               the month's money is spent
+    │   └── RateLimitError            too much in a minute, a month, or at once; `retry_after_s`
     ├── EngineError               the running engine
     │   ├── QueueFullError            too many requests waiting; carries `retry_after_s`
     │   └── EngineStoppedError        submitted after, or cut off by, shutdown
@@ -111,6 +116,30 @@ class GrammarError(RequestError):
 
 class UnsupportedRequestError(RequestError):
     """A field whose feature is not built, or that this model does not have."""
+
+
+class CallerError(CierzoError):
+    """A request refused for who asks or how much, whatever is asked."""
+
+
+class UnauthorizedError(CallerError):
+    """No API key, or none that is good."""
+
+
+class ForbiddenError(CallerError):
+    """A good key that may not do this."""
+
+
+class BudgetError(CallerError):
+    """The budget of the key or its workspace is spent until the month ends."""
+
+
+class RateLimitError(CallerError):
+    """Over a limit. `retry_after_s` says when it may work, None: not at all as it is."""
+
+    def __init__(self, message: str, *, retry_after_s: int | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineError(CierzoError):

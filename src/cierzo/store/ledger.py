@@ -1,0 +1,161 @@
+"""The ledger: one row per request that used compute, with its price as it was then.
+
+The request's id is the row's key, so writing a row twice leaves one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
+
+from cierzo.store.db import Database
+from cierzo.store.insert import insert_new
+from cierzo.store.tables import api_keys, usage_records, workspaces
+
+Status = Literal["ok", "aborted", "failed"]
+By = Literal["workspace", "key", "model", "endpoint", "day"]
+
+DAY_MS = 86_400_000
+
+_columns = usage_records.c
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One request. `created_at_ms` is when its row was made, which is when its answer ended."""
+
+    request_id: str
+    created_at_ms: int
+    workspace_id: str
+    key_id: str | None
+    model: str
+    endpoint: str
+    status: Status
+    is_batch: bool
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    duration_ms: int
+    price_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """The records of one group, added up. `group` is () for the sum of all."""
+
+    group: tuple[str, ...]
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    price_micros: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `since_ms` on and before `until_ms`, of one workspace or key, or of all."""
+
+    since_ms: int = 0
+    until_ms: int | None = None
+    workspace_id: str | None = None
+    key_id: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found = [_columns.created_at_ms >= self.since_ms]
+        if self.until_ms is not None:
+            found.append(_columns.created_at_ms < self.until_ms)
+        if self.workspace_id is not None:
+            found.append(_columns.workspace_id == self.workspace_id)
+        if self.key_id is not None:
+            found.append(_columns.key_id == self.key_id)
+        return found
+
+
+def insert_usage(connection: Connection, records: Sequence[UsageRecord]) -> None:
+    """Write them within the caller's transaction; those that are there already stay as they are."""
+    insert_new(connection, usage_records, [asdict(record) for record in records])
+
+
+def find(database: Database, request_id: str) -> UsageRecord | None:
+    query = select(usage_records).where(_columns.request_id == request_id)
+    row = database.read(lambda connection: connection.execute(query).first())
+    return None if row is None else UsageRecord(**row._mapping)
+
+
+def is_charged(status: str, completion_tokens: int) -> bool:
+    """Not what failed, which was our fault, nor what was given up before its first token."""
+    return status == "ok" or (status == "aborted" and completion_tokens > 0)
+
+
+_IS_CHARGED = or_(
+    _columns.status == "ok", (_columns.status == "aborted") & (_columns.completion_tokens > 0)
+)
+
+
+def total(database: Database, period: Period, *, charged_only: bool = False) -> UsageSum:
+    """The sum over a period."""
+    return summarise(database, period, (), charged_only=charged_only)[0]
+
+
+def summarise(
+    database: Database, period: Period, by: Sequence[By], *, charged_only: bool = False
+) -> list[UsageSum]:
+    """Sums per group, in the groups' order; days are `2026-11-23` in UTC.
+
+    Without `by` there is one sum, even of nothing.
+    """
+    query = _grouped(period, by)
+    if charged_only:
+        query = query.where(_IS_CHARGED)
+    rows = database.read(lambda connection: connection.execute(query).all())
+    return [
+        UsageSum(
+            tuple(_shown(kind, value) for kind, value in zip(by, row, strict=False)),
+            *(int(value or 0) for value in row[len(by) :]),
+        )
+        for row in rows
+    ]
+
+
+def _grouped(period: Period, by: Sequence[By]) -> Select[Any]:
+    groups: dict[By, ColumnElement[Any]] = {
+        "workspace": workspaces.c.name,
+        "key": func.coalesce(api_keys.c.name + " (" + api_keys.c.id + ")", "no key"),
+        "model": _columns.model,
+        "endpoint": _columns.endpoint,
+        # Integer division in both databases; the days since 1970 sort as dates do.
+        "day": _columns.created_at_ms.op("/")(DAY_MS),
+    }
+    chosen = [groups[kind] for kind in by]
+    sums = [
+        func.sum(column)
+        for column in (
+            _columns.prompt_tokens,
+            _columns.cached_tokens,
+            _columns.completion_tokens,
+            _columns.price_micros,
+        )
+    ]
+    joined = usage_records.join(workspaces, workspaces.c.id == _columns.workspace_id).outerjoin(
+        api_keys, api_keys.c.id == _columns.key_id
+    )
+    query = select(*chosen, func.count(), *sums).select_from(joined).where(*period.conditions())
+    if chosen:
+        # By position: PostgreSQL would take two spellings of one parameter for two expressions.
+        places = [text(str(number + 1)) for number in range(len(chosen))]
+        query = query.group_by(*places).order_by(*places)
+    return query
+
+
+def _shown(kind: By, value: Any) -> str:
+    if kind != "day":
+        return str(value)
+    return datetime.fromtimestamp(int(value) * DAY_MS / 1000, UTC).strftime("%Y-%m-%d")
