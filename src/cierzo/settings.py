@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port of the server; 0: any free one.")
     allow_remote: bool = Field(
         False,
-        description="Accept a --host that other machines can reach (there are no API keys yet).",
+        description="Accept a --host that other machines can reach without any API key made.",
     )
     strict: bool = Field(
         False,

@@ -14,19 +14,27 @@ from cierzo.errors import SettingError
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "::1", "localhost"])
 def test_loopback_needs_no_consent(host: str) -> None:
-    check_reach(host, allow_remote=False)
+    check_reach(host, allow_remote=False, has_keys=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "myhost"])
-def test_other_addresses_need_consent(host: str) -> None:
-    check_reach(host, allow_remote=True)
+def test_other_addresses_need_a_key_or_consent(host: str) -> None:
+    check_reach(host, allow_remote=True, has_keys=False)
+    check_reach(host, allow_remote=False, has_keys=True)
     with pytest.raises(SettingError, match="--allow-remote"):
-        check_reach(host, allow_remote=False)
+        check_reach(host, allow_remote=False, has_keys=False)
 
 
-def test_the_refusal_comes_before_any_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["serve", "no-such-model", "--host", "0.0.0.0"]) == 1
-    assert "no API keys yet" in capsys.readouterr().err
+def test_the_refusal_comes_before_any_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(tmp_path)]
+    remote = ["serve", "no-such-model", "--host", "0.0.0.0", "--port", "0", *data]
+    assert run(remote) == 1
+    assert "there are no API keys: make one" in capsys.readouterr().err
+    assert run(["keys", "create", "ci", *data]) == 0
+    assert run(remote) == 1
+    assert "no model 'no-such-model'" in capsys.readouterr().err
 
 
 def test_a_model_is_called_by_its_name_or_file(tmp_path: Path) -> None:

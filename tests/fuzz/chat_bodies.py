@@ -22,6 +22,7 @@ from cierzo.server.app import build_app
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.served_model import ServedModel
+from cierzo.store import open_database
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.loading import load_tokenizer
 from tests.fuzz.mutations import Mutator
@@ -98,7 +99,10 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
         max_context_length=_MAX_MODEL_LEN,
         embedding_dim=8,
     )
-    apps = [build_app([model], ServerConfig(strict_fields=strict)) for strict in (False, True)]
+    database = open_database(work, None)
+    apps = [
+        build_app([model], database, ServerConfig(strict_fields=strict)) for strict in (False, True)
+    ]
     loop = asyncio.new_event_loop()
     failures: list[BaseException] = []
     _collect_logged(failures)

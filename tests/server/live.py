@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from cierzo.server.app import build_app
 from cierzo.server.config import ServerConfig
 from cierzo.server.run import Server, bind
 from cierzo.server.served_model import ServedModel
+from cierzo.store import Database
+from tests.store.temporary import temporary_database
 
 
 @dataclass
@@ -25,12 +27,16 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    models: Sequence[ServedModel], config: ServerConfig | None = None
+    models: Sequence[ServedModel],
+    config: ServerConfig | None = None,
+    database: Database | None = None,
 ) -> Iterator[LiveServer]:
+    """Without a database the server has one of its own, without keys."""
     ready = threading.Event()
-    with bind("127.0.0.1", 0) as listener:
+    kept = temporary_database() if database is None else nullcontext(database)
+    with kept as store, bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        app = build_app(models, config)
+        app = build_app(models, store, config)
         server = Server(app, listener, lambda host, port: ready.set())
         thread = threading.Thread(target=server.run_bound, daemon=True)
         thread.start()

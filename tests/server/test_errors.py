@@ -148,7 +148,10 @@ def test_the_table(
     type_name: str,
     code: str | None,
 ) -> None:
-    error = kind("why") if kind is not errors.QueueFullError else kind("why", retry_after_s=1)
+    if issubclass(kind, errors.QueueFullError | errors.RateLimitError):
+        error: Exception = kind("why", retry_after_s=1)
+    else:
+        error = kind("why")
     engine.script = lambda request: [error]
     data = check(client.post(CHAT, json=body()), status, type_name, "why")
     assert data["code"] == code

@@ -121,7 +121,7 @@ def test_damaged_bodies_meet_real_prompts_and_grammars(
 ) -> None:
     """What the schema lets through is prepared, or refused by a typed error."""
     with suppress(ValidationError, CierzoError):
-        prepare_chat(ChatCompletionRequest.model_validate(damaged), model, "id")
+        prepare_chat(ChatCompletionRequest.model_validate(damaged), model, "id", "team")
 
 
 @relaxed

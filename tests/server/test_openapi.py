@@ -17,6 +17,14 @@ def test_every_route_is_described(client: httpx.Client) -> None:
     assert described == served
 
 
+def test_what_asks_for_a_key_says_so(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [(path, *methods.values()) for path, methods in document["paths"].items()]
+    open_paths = {path for path, operation, *_ in operations if "security" not in operation}
+    assert open_paths == {"/health"}
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
 def test_every_reference_leads_somewhere(client: httpx.Client) -> None:
     answer = client.get("/openapi.json")
     schemas = answer.json()["components"]["schemas"]

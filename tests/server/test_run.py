@@ -22,10 +22,11 @@ PROGRAM = textwrap.dedent(
     from cierzo.server.run import Server, bind
     from tests.server.conftest import scripted_model
     from tests.server.scripted import ScriptedEngine
+    from tests.store.temporary import temporary_database
 
     engine = ScriptedEngine(lambda request: ["Hel", 0.4, "lo"])
-    app = build_app([scripted_model(engine)], ServerConfig(drain_s=5))
-    with bind("127.0.0.1", 0) as listener:
+    with temporary_database() as database, bind("127.0.0.1", 0) as listener:
+        app = build_app([scripted_model(engine)], database, ServerConfig(drain_s=5))
         Server(app, listener, lambda host, port: print(host, port, flush=True)).run_bound()
     print("engine closed", engine.is_closed, flush=True)
     """

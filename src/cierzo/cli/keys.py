@@ -29,7 +29,7 @@ def create(
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="Confine it to: chat, fim, embeddings, classifiers, files, batch, models."
+            help="Confine it to: chat, fim, embeddings, classifiers, files, batch."
             " May be repeated.",
             show_default=False,
         ),

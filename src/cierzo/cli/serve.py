@@ -15,12 +15,14 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import err
+from cierzo.cli.store import store_of
 from cierzo.errors import SettingError
 
 if TYPE_CHECKING:
     from cierzo.llm import LLM
     from cierzo.server.served_model import ServedModel
     from cierzo.settings import Settings
+    from cierzo.store import Database
 
 
 def serve(
@@ -45,6 +47,8 @@ def serve(
     strict: options.Strict = None,
     allow_remote: options.AllowRemote = None,
     home: options.Home = None,
+    data: options.Data = None,
+    database_url: options.DatabaseUrl = None,
 ) -> None:
     """Serve models behind the Mistral API until SIGTERM or Ctrl-C."""
     settings = options.settings_of(
@@ -62,30 +66,44 @@ def serve(
         strict=strict,
         allow_remote=allow_remote,
         home=home,
+        data=data,
+        database_url=database_url,
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    check_reach(settings.host, settings.allow_remote)
     named = name_models(models)
     from cierzo.server.run import bind
+    from cierzo.store import api_keys
 
     # What can be refused at once is refused before gigabytes are fetched, packed and loaded.
-    with bind(settings.host, settings.port) as listener:
-        _serve_on(listener, named, settings)
+    with store_of(settings) as database:
+        has_keys = api_keys.any_exists(database)
+        check_reach(settings.host, settings.allow_remote, has_keys)
+        with bind(settings.host, settings.port) as listener:
+            if not has_keys:
+                err.print(f"no API keys yet: open to all {_who_reaches(settings.host)}")
+            _serve_on(listener, named, settings, database)
 
 
-def check_reach(host: str, allow_remote: bool) -> None:
-    """Refuse an address that other machines can reach, unless its owner said so."""
-    if allow_remote or host == "localhost":
+def check_reach(host: str, allow_remote: bool, has_keys: bool) -> None:
+    """Refuse an address that other machines can reach, unless callers need a key there or the
+    owner said so."""
+    if allow_remote or has_keys or _is_loopback(host):
         return
+    raise SettingError(
+        f"--host {host} can be reached from other machines and there are no API keys: make one"
+        " with `cierzo keys create NAME`, or add --allow-remote if it shall be open to all"
+    )
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise SettingError(
-            f"--host {host} can be reached from other machines and there are no API keys yet:"
-            " add --allow-remote if that is what you want, or leave --host at 127.0.0.1"
-        )
+        return False
+
+
+def _who_reaches(host: str) -> str:
+    return "on this machine" if _is_loopback(host) else f"who reach {host}"
 
 
 def id_of(name_or_path: str) -> str:
@@ -115,7 +133,9 @@ def name_models(names_or_paths: list[str] | None) -> dict[str, str]:
     return named
 
 
-def _serve_on(listener: socket.socket, named: dict[str, str], settings: Settings) -> None:
+def _serve_on(
+    listener: socket.socket, named: dict[str, str], settings: Settings, database: Database
+) -> None:
     """Load every model, then answer on `listener` until told to stop."""
     from cierzo.cli.local import open_model
     from cierzo.server.app import build_app
@@ -133,7 +153,11 @@ def _serve_on(listener: socket.socket, named: dict[str, str], settings: Settings
             stack.callback(served[-1].text.close)
             warm_up(served[-1])
             err.print(f"{model_id} loaded in {time.perf_counter() - started:.1f} s")
-        app = build_app(served, ServerConfig(strict_fields=settings.strict))
+        config = ServerConfig(
+            strict_fields=settings.strict,
+            max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
+        )
+        app = build_app(served, database, config)
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 

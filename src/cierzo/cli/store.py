@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,23 @@ import typer
 from cierzo.cli import options
 
 if TYPE_CHECKING:
+    from cierzo.settings import Settings
     from cierzo.store import Database
     from cierzo.store.limits import Limits
 
 MICROS = 1_000_000
 
 
+def open_store(**flags: object) -> AbstractContextManager[Database]:
+    """The database that the settings name, with these flags; closed at the end."""
+    return store_of(options.settings_of(**flags))
+
+
 @contextmanager
-def open_store(**flags: object) -> Iterator[Database]:
-    """The database that the settings name, closed at the end."""
+def store_of(settings: Settings) -> Iterator[Database]:
+    """The database that these settings name, closed at the end."""
     from cierzo.store import open_database
 
-    settings = options.settings_of(**flags)
     url = settings.database_url.get_secret_value() if settings.database_url else None
     database = open_database(settings.data, url)
     try:

@@ -17,8 +17,8 @@ from cierzo.errors import EngineError
 from cierzo.server import sse
 from cierzo.server.completion import ChoiceDelta, PreparedCompletion, Usage, read_answers
 from cierzo.server.error_responses import json_response
+from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
-from cierzo.server.served_model import ServedModel
 
 
 class Answer:
@@ -28,9 +28,9 @@ class Answer:
     """
 
     def __init__(
-        self, model: ServedModel, name: str, prepared: PreparedCompletion, metrics: Metrics
+        self, metered: Metered, name: str, prepared: PreparedCompletion, metrics: Metrics
     ) -> None:
-        self._model = model
+        self._metered = metered
         self._request, self._plan = prepared.request, prepared.plan
         self._metrics = metrics
         self._usage = Usage(len(self._request.prompt_token_ids))
@@ -42,19 +42,28 @@ class Answer:
         }
 
     async def _deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
-        """The engine's answer; what it cost is recorded however it ends."""
+        """The engine's answer. Its last delta comes when its row is in the ledger."""
         n = self._request.params.n
         reasons = ["aborted"] * n
-        stream = self._model.engine.submit(self._request)
+        self._metered.begin(self._usage, self._usage.num_prompt_tokens)
+        stream = self._metered.submit(self._request)
         try:
             async with aclosing(read_answers(stream, self._plan, n, self._usage)) as deltas:
                 async for delta in deltas:
                     if delta.finish_reason is not None:
                         reasons[delta.index] = delta.finish_reason
+                        if "aborted" not in reasons:
+                            await self._end(reasons)
                     yield delta
         finally:
             stream.close()
-            self._metrics.record(self._model.id, self._usage, reasons)
+            self._metrics.record(self._metered.model.id, self._usage, reasons)
+
+    async def _end(self, reasons: list[str]) -> None:
+        if "error" in reasons:
+            self._metered.fail()
+        else:
+            await self._metered.settle()
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises EngineError when a choice ends in an error."""

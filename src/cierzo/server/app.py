@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -20,12 +20,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cierzo.errors import CierzoError
+from cierzo.server.auth import Authenticator, Scope
 from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
 from cierzo.server.health_probe import HealthProbe
+from cierzo.server.limiter import BUDGET_WARNING_HEADER, LIMIT_HEADERS
+from cierzo.server.metering import QUERY_COST_HEADER, Metering
 from cierzo.server.metrics import Metrics
 from cierzo.server.middleware import (
     LOOPBACK_ORIGIN,
+    MeteringMiddleware,
     MetricsMiddleware,
     OriginMiddleware,
     RequestIdMiddleware,
@@ -39,6 +43,7 @@ from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.store import Database
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -46,12 +51,20 @@ MIDDLEWARE = (
     Middleware(MetricsMiddleware),
     Middleware(RequestIdMiddleware),
     Middleware(OriginMiddleware),
+    Middleware(MeteringMiddleware),
     Middleware(
         CORSMiddleware,
         allow_origin_regex=LOOPBACK_ORIGIN,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("x-request-id", "retry-after", IGNORED_FIELDS_HEADER),
+        expose_headers=(
+            "x-request-id",
+            "retry-after",
+            IGNORED_FIELDS_HEADER,
+            BUDGET_WARNING_HEADER,
+            QUERY_COST_HEADER,
+            *LIMIT_HEADERS,
+        ),
     ),
 )
 """Outermost first."""
@@ -59,11 +72,13 @@ MIDDLEWARE = (
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the route table; `body` and `answer` are what OpenAPI shows."""
+    """One line of the route table. `scope` says whose keys may use it; `body` and `answer` are
+    what OpenAPI shows."""
 
     method: str
     path: str
     endpoint: Endpoint
+    scope: Scope
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
 
@@ -73,6 +88,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/chat/completions",
         chat.create_chat_completion,
+        "chat",
         ChatCompletionRequest,
         ChatCompletionResponse,
     ),
@@ -80,6 +96,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/fim/completions",
         fim.create_fim_completion,
+        "fim",
         FimCompletionRequest,
         ChatCompletionResponse,
     ),
@@ -87,18 +104,21 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/embeddings",
         embeddings.create_embeddings,
+        "embeddings",
         EmbeddingRequest,
         EmbeddingResponse,
     ),
-    Route("GET", "/v1/models", models.list_models, answer=ModelList),
-    Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, answer=ModelCard),
-    Route("GET", "/health", health.health),
-    Route("GET", "/metrics", health.metrics),
+    Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
+    Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
+    Route("GET", "/health", health.health, "open"),
+    Route("GET", "/metrics", health.metrics, "metrics"),
 )
 
 
-def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None) -> FastAPI:
-    """An ASGI app that serves `models`. Closes them when it shuts down."""
+def build_app(
+    models: Sequence[ServedModel], database: Database, config: ServerConfig | None = None
+) -> FastAPI:
+    """An ASGI app that serves `models`. Closes them when it shuts down, but not the database."""
     config = config or ServerConfig()
     served = ServedModels(models)
     app = FastAPI(
@@ -119,11 +139,14 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig | None = None)
     app.state.models = served
     app.state.config = config
     app.state.metrics = Metrics(served)
+    app.state.auth = Authenticator(database)
+    app.state.metering = Metering(database, served, config.max_open_per_workspace)
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
     bodies = {route.path: route.body for route in ROUTES if route.body is not None}
-    app.openapi = cache(lambda: describe(app, bodies))  # type: ignore[method-assign]
+    keyed = {route.path.replace(":path}", "}") for route in ROUTES if route.scope != "open"}
+    app.openapi = cache(lambda: describe(app, bodies, keyed))  # type: ignore[method-assign]
     return app
 
 
@@ -133,13 +156,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for model in app.state.models:
         await asyncio.to_thread(model.engine.close)
         model.text.close()
+    await app.state.metering.close()
 
 
 def _add_route(app: FastAPI, route: Route) -> None:
     """FastAPI's part is OpenAPI; bodies are read by the endpoints (`request_body.py`)."""
+    endpoint = _guarded(route)
     app.add_api_route(
         route.path,
-        route.endpoint,
+        endpoint,
         methods=[route.method],
         responses={
             "200": {"model": route.answer} if route.answer else {},
@@ -149,7 +174,21 @@ def _add_route(app: FastAPI, route: Route) -> None:
         response_model=None,
     )
     if route.method == "GET":
-        app.add_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+        app.add_route(route.path, endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _guarded(route: Route) -> Endpoint:
+    """The endpoint behind its key: before anything of the request is read, who asks is known."""
+    if route.scope == "open":
+        return route.endpoint
+
+    @wraps(route.endpoint)
+    async def guarded(request: Request) -> Response:
+        auth: Authenticator = request.app.state.auth
+        request.state.caller = await auth.caller(request, route.scope)
+        return await route.endpoint(request)
+
+    return guarded
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

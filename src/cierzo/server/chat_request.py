@@ -18,7 +18,7 @@ from cierzo.server.served_model import ServedModel
 
 
 def prepare_chat(
-    body: ChatCompletionRequest, model: ServedModel, request_id: str
+    body: ChatCompletionRequest, model: ServedModel, request_id: str, workspace: str
 ) -> PreparedCompletion:
     """Templates, tokenizes and compiles grammars: call it off the event loop.
 
@@ -30,6 +30,7 @@ def prepare_chat(
     params = sampling_params(body, model.default_temperature)
     request = GenerationRequest(
         request_id=request_id,
+        workspace=workspace,
         prompt_token_ids=prompt.token_ids,
         params=params,
         stop_token_ids=prompt.stop_token_ids,

@@ -29,8 +29,14 @@ ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (errors.ContextOverflowError, 400, "invalid_request_prompt", "3051"),
     (errors.PromptError, 400, INVALID_REQUEST, None),
     (errors.RequestError, 400, INVALID_REQUEST, None),
+    (errors.ForbiddenError, 403, "forbidden", None),
+    (errors.BudgetError, 402, "budget_exceeded", None),
+    (errors.RateLimitError, 429, "rate_limited", "1300"),
     (errors.QueueFullError, 429, "rate_limited", "1300"),
     (errors.EngineStoppedError, 503, "service_unavailable", None),
+    (errors.StoreUnavailableError, 503, "service_unavailable", None),
+    (errors.StoreNotFoundError, 404, "not_found", None),
+    (errors.StoreError, 400, INVALID_REQUEST, None),
 )
 
 HTTP_TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -38,6 +44,8 @@ HTTP_TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_lar
 STOPPED_RETRY_AFTER_S = 10
 """What a client is told to wait when the server is going down: about one restart."""
 
+STORE_RETRY_AFTER_S = 5
+"""When the database is away."""
 
 MAX_FAULTS = 100
 MAX_INPUT_CHARS = 500
@@ -134,10 +142,26 @@ def field_errors_response(error: FieldErrors) -> Response:
     return json_response(body, 422)
 
 
+def _unauthorized_response() -> Response:
+    """The live service's `detail`, and the keys of all our errors."""
+    body = {
+        "object": "error",
+        "message": "Unauthorized: send a good API key in the header Authorization: Bearer KEY",
+        "type": "unauthorized",
+        "param": None,
+        "code": None,
+        "raw_status_code": 401,
+        "detail": "Unauthorized",
+    }
+    return json_response(body, 401, {"www-authenticate": "Bearer"})
+
+
 def response_for(error: Exception) -> Response:
     """The answer for `error`; anything not in the table is ours to blame: 500."""
     if isinstance(error, FieldErrors):
         return field_errors_response(error)
+    if isinstance(error, errors.UnauthorizedError):
+        return _unauthorized_response()
     for kind, status, type_name, code in ERRORS:
         if isinstance(error, kind):
             return error_response(
@@ -146,7 +170,7 @@ def response_for(error: Exception) -> Response:
                 type=type_name,
                 param=getattr(error, "param", None),
                 code=code,
-                headers=_retry_headers(error),
+                headers=_headers_of(error),
             )
     if isinstance(error, errors.EngineError):
         return error_response(500, str(error), type="internal_error")
@@ -158,9 +182,12 @@ def response_for(error: Exception) -> Response:
     )
 
 
-def _retry_headers(error: Exception) -> dict[str, str] | None:
-    if isinstance(error, errors.QueueFullError):
-        return {"retry-after": str(error.retry_after_s)}
+def _headers_of(error: Exception) -> dict[str, str] | None:
+    if isinstance(error, errors.QueueFullError | errors.RateLimitError):
+        wait_s = error.retry_after_s
+        return None if wait_s is None else {"retry-after": str(wait_s)}
+    if isinstance(error, errors.StoreUnavailableError):
+        return {"retry-after": str(STORE_RETRY_AFTER_S)}
     if isinstance(error, errors.EngineStoppedError):
         return {"retry-after": str(STOPPED_RETRY_AFTER_S)}
     return None

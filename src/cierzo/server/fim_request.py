@@ -11,7 +11,7 @@ from cierzo.tokenizer.fim_prompt import encode_fim, fim_stop_ids
 
 
 def prepare_fim(
-    body: FimCompletionRequest, model: ServedModel, request_id: str
+    body: FimCompletionRequest, model: ServedModel, request_id: str, workspace: str
 ) -> PreparedCompletion:
     """Tokenizes: call it off the event loop. Raises RequestError."""
     suffix = body.suffix or ""
@@ -20,6 +20,7 @@ def prepare_fim(
     stop = body.stop or ()
     request = GenerationRequest(
         request_id=request_id,
+        workspace=workspace,
         prompt_token_ids=tuple(encode_fim(tokenizer, body.prompt, suffix)),
         params=SamplingParams(
             temperature=(

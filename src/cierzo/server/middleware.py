@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cierzo.ids import new_id
 from cierzo.server.error_responses import error_response, response_for
+from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,37 @@ class RequestIdMiddleware:
                 not has_started
             ):  # else the connection is closed, which no client mistakes for an end
                 await response_for(error)(scope, receive, send_with_id)
+
+
+class MeteringMiddleware:
+    """Ends what `admit` began, however the request ends, and adds its headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope["state"]
+
+        async def send_with_limits(message: Message) -> None:
+            metered: Metered | None = state.get("metered")
+            if metered is not None and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(dict(metered.headers()))
+                if message["status"] >= 500:
+                    metered.fail()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_limits)
+        except Exception:
+            if "metered" in state:
+                state["metered"].fail()
+            raise
+        finally:
+            if "metered" in state:
+                state["metered"].close()
 
 
 class MetricsMiddleware:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -11,10 +11,17 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 
-def describe(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    """The OpenAPI document; `bodies` gives the body schema of each POST path."""
+def describe(
+    app: FastAPI, bodies: Mapping[str, type[BaseModel]], keyed_paths: Iterable[str]
+) -> dict[str, Any]:
+    """The OpenAPI document; `bodies` gives the body schema of each POST path, `keyed_paths` are
+    those that ask for a key."""
     document = get_openapi(title="Cierzo", version=version("cierzo"), routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path in keyed_paths:
+        for operation in document["paths"][path].values():
+            operation["security"] = [{"key": []}]
     for path, body in bodies.items():
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))

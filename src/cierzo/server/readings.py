@@ -13,8 +13,8 @@ from cierzo.engine.readout import Reading, Readout
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import EngineError, QueueFullError
 from cierzo.server.completion import Usage
+from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
-from cierzo.server.served_model import ServedModel
 from cierzo.server.text_model import TokenStream
 
 MAX_IN_FLIGHT = 128
@@ -36,32 +36,35 @@ class Prompt:
 
 
 async def read_prompts(
-    model: ServedModel, prompts: Sequence[Prompt], request_id: str, metrics: Metrics
+    metered: Metered, prompts: Sequence[Prompt], request_id: str, metrics: Metrics
 ) -> tuple[list[Reading], Usage]:
-    """The reading of each prompt, and what all of them cost, which is recorded however it ends.
+    """The reading of each prompt, and what all of them cost, which is in the ledger by then.
 
-    Raises RequestError, QueueFullError when there is no room for the first, EngineError.
+    Raises RequestError, RateLimitError, QueueFullError when there is no room for the first,
+    EngineError.
     """
     usage = Usage(0)
     reason = "aborted"
     try:
-        readings = await _Reader(model, prompts, request_id, usage).run()
+        metered.begin(usage, sum(len(prompt.token_ids) for prompt in prompts))
+        readings = await _Reader(metered, prompts, request_id, usage).run()
+        await metered.settle()
         reason = "stop"
         return readings, usage
     except EngineError:
         reason = "error"
         raise
     finally:
-        metrics.record(model.id, usage, [reason])
+        metrics.record(metered.model.id, usage, [reason])
 
 
 class _Reader:
     """The prompts of one request on their way through the engine."""
 
     def __init__(
-        self, model: ServedModel, prompts: Sequence[Prompt], request_id: str, usage: Usage
+        self, metered: Metered, prompts: Sequence[Prompt], request_id: str, usage: Usage
     ) -> None:
-        self._engine = model.engine
+        self._metered = metered
         self._waiting: Iterator[tuple[int, Prompt]] = iter(enumerate(prompts))
         self._num_workers = min(len(prompts), MAX_IN_FLIGHT)
         self._num_in_flight = 0
@@ -88,7 +91,11 @@ class _Reader:
 
     async def _read(self, prompt: Prompt) -> Reading:
         request = GenerationRequest(
-            self._request_id, prompt.token_ids, NOTHING_MORE, readout=prompt.readout
+            self._request_id,
+            prompt.token_ids,
+            NOTHING_MORE,
+            workspace=self._metered.caller.workspace_id,
+            readout=prompt.readout,
         )
         stream = await self._submit(request)
         self._usage.num_prompt_tokens += len(prompt.token_ids)
@@ -106,7 +113,7 @@ class _Reader:
         """Only a request that has not begun is refused for want of room."""
         while True:
             try:
-                return self._engine.submit(request)
+                return self._metered.submit(request)
             except QueueFullError:
                 if self._num_in_flight == 1 and self._usage.num_prompt_tokens == 0:
                     raise

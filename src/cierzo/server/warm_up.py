@@ -23,5 +23,5 @@ def warm_up(model: ServedModel) -> None:
 
 
 async def _answer(model: ServedModel, body: ChatCompletionRequest) -> None:
-    async for _ in model.engine.submit(prepare_chat(body, model, "warm-up").request):
+    async for _ in model.engine.submit(prepare_chat(body, model, "warm-up", "warm-up").request):
         pass

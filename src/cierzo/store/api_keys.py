@@ -25,7 +25,7 @@ from cierzo.store.limits import Limits
 from cierzo.store.tables import api_keys, workspaces
 from cierzo.store.workspaces import checked_name
 
-ENDPOINTS = ("chat", "fim", "embeddings", "classifiers", "files", "batch", "models")
+ENDPOINTS = ("chat", "fim", "embeddings", "classifiers", "files", "batch")
 """What a key may be confined to. The administration is for admin keys only."""
 
 _LETTERS = string.ascii_letters + string.digits

@@ -9,15 +9,16 @@ from starlette.responses import Response
 
 from cierzo.server.answer import Answer, send_answer
 from cierzo.server.chat_request import prepare_chat
+from cierzo.server.metering import admit
 from cierzo.server.request_body import read_request
 from cierzo.server.schemas.chat import ChatCompletionRequest
-from cierzo.server.served_model import ServedModel
 
 
 async def create_chat_completion(request: Request) -> Response:
     body, headers = await read_request(request, ChatCompletionRequest)
-    state = request.app.state
-    model: ServedModel = state.models.get(body.model)
-    prepared = await asyncio.to_thread(prepare_chat, body, model, request.state.request_id)
-    answer = Answer(model, body.model, prepared, state.metrics)
+    metered = await admit(request, body.model)
+    prepared = await asyncio.to_thread(
+        prepare_chat, body, metered.model, request.state.request_id, metered.caller.workspace_id
+    )
+    answer = Answer(metered, body.model, prepared, request.app.state.metrics)
     return await send_answer(request, answer, stream=bool(body.stream), headers=headers)

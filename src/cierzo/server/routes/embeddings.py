@@ -10,19 +10,20 @@ from starlette.responses import Response
 from cierzo.server import sse
 from cierzo.server.embeddings_request import prepare_embeddings, vector_json
 from cierzo.server.error_responses import json_response
+from cierzo.server.metering import admit
 from cierzo.server.readings import read_prompts
 from cierzo.server.request_body import read_request
 from cierzo.server.schemas.embeddings import EmbeddingRequest
-from cierzo.server.served_model import ServedModel
 
 
 async def create_embeddings(request: Request) -> Response:
     body, headers = await read_request(request, EmbeddingRequest)
     state, request_id = request.app.state, request.state.request_id
-    model: ServedModel = state.models.get(body.model)
+    metered = await admit(request, body.model)
+    model = metered.model
     prompts = await asyncio.to_thread(prepare_embeddings, body, model)
     readings, usage = await sse.run_until_disconnect(
-        read_prompts(model, prompts, request_id, state.metrics), request.receive
+        read_prompts(metered, prompts, request_id, state.metrics), request.receive
     )
     data = [
         {"object": "embedding", "embedding": vector_json(reading.hidden, body, model), "index": i}

@@ -73,4 +73,4 @@ class ErrorBody(BaseModel):
     param: str | None = None
     code: str | None = None
     raw_status_code: int
-    detail: list[dict[str, Any]] | None = None
+    detail: str | list[dict[str, Any]] | None = None

@@ -1,0 +1,205 @@
+"""From a request's admission to its row in the ledger, which is there before the answer ends.
+
+Every way to the engine leads through `Metered`, so that no computation goes uncounted and each
+is done under its workspace's name. Rows are written exactly once: an answer's last bytes wait
+for its row, and whatever ends otherwise gets its row when the request is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from starlette.requests import Request
+
+from cierzo.engine.request import GenerationRequest
+from cierzo.errors import StoreUnavailableError
+from cierzo.ids import now_ms
+from cierzo.server.auth import Caller
+from cierzo.server.completion import Usage
+from cierzo.server.limiter import Limiter, Subject, limit_headers
+from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.server.text_model import TokenStream
+from cierzo.store import Database, pricing
+from cierzo.store.db import PATIENCE_S
+from cierzo.store.ledger import Status, UsageRecord, is_charged
+from cierzo.store.ledger_writer import LedgerWriter
+from cierzo.store.pricing import DatedPrice, Price, price_at
+
+PRICES_MEMORY_S = 5.0
+"""How long the price table is taken for true: the most that a new price is late."""
+
+QUERY_COST_HEADER = "x-ratelimit-tokens-query-cost"
+
+
+class Metering:
+    """What all requests of a server share: prices, limits, the ledger's writer."""
+
+    def __init__(
+        self, database: Database, models: ServedModels, max_open: int | None = None
+    ) -> None:
+        self.limiter = Limiter(database, max_open)
+        self.ledger = LedgerWriter(database)
+        self._database = database
+        self._models = models
+        self._prices: list[DatedPrice] = []
+        self._prices_s = float("-inf")
+
+    async def open(
+        self, caller: Caller, model_name: str, request_id: str, endpoint: str, *, is_batch: bool
+    ) -> Metered:
+        """A request of the caller's to that model; not let in yet (`enter`).
+
+        `request_id` is the key of its row: the same twice leaves one row. Raises ForbiddenError,
+        ModelNotFoundError, StoreUnavailableError.
+        """
+        found = self._models.find(model_name)
+        caller.check_model(model_name if found is None else found.id)
+        model = self._models.get(model_name)
+        price = price_at(await self._price_table(), model.id, now_ms())
+        subjects = await self.limiter.subjects(caller)
+        return Metered(self, caller, model, price, subjects, request_id, endpoint, is_batch)
+
+    async def close(self) -> None:
+        """Write what is still to be written."""
+        await asyncio.to_thread(self.ledger.close)
+
+    async def _price_table(self) -> list[DatedPrice]:
+        now_s = time.monotonic()
+        if now_s >= self._prices_s + PRICES_MEMORY_S:
+            database = self._database
+            self._prices = await database.in_thread(pricing.list_prices, database)
+            self._prices_s = now_s
+        return self._prices
+
+
+class Metered:
+    """One request. `enter`, `begin`, `submit` …, `settle`; and `close`, however it ends."""
+
+    def __init__(
+        self,
+        metering: Metering,
+        caller: Caller,
+        model: ServedModel,
+        price: Price,
+        subjects: tuple[Subject, ...],
+        request_id: str,
+        endpoint: str,
+        is_batch: bool,
+    ) -> None:
+        self.caller = caller
+        self.model = model
+        self._metering = metering
+        self._price = price
+        self._subjects = subjects
+        self._request_id = request_id
+        self._endpoint = endpoint
+        self._is_batch = is_batch
+        self._is_inside = False
+        self._has_failed = False
+        self._usage: Usage | None = None
+        self._has_computed = False
+        self._record: UsageRecord | None = None
+
+    def enter(self) -> None:
+        """Be counted among the running. Raises BudgetError, RateLimitError."""
+        self._metering.limiter.enter(self._subjects, is_batch=self._is_batch)
+        self._is_inside = True
+
+    def begin(self, usage: Usage, num_prompt_tokens: int) -> None:
+        """Count the prompts; `usage` is what the row will say. Raises RateLimitError."""
+        for subject in () if self._is_batch else self._subjects:
+            subject.check_tokens(num_prompt_tokens)
+        for subject in self._subjects:
+            subject.tokens.add(time.monotonic(), num_prompt_tokens)
+        self._usage = usage
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Hand a request to the engine: from here on there will be a row. Raises EngineError."""
+        assert self._usage is not None, "begin() counts a request before it costs anything"
+        assert request.workspace == self.caller.workspace_id, "else prefixes would be shared"
+        stream = self.model.engine.submit(request)
+        self._has_computed = True
+        return stream
+
+    async def settle(self) -> None:
+        """Return when the row is on the disk; call it before the answer's last bytes.
+
+        Raises StoreUnavailableError when the database stays away; the row is then written when
+        it is back.
+        """
+        written = self._metering.ledger.put(self.take_record("ok"))
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), PATIENCE_S)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                "the answer is ready, but the database that would record it is away; try again"
+            ) from None
+
+    def take_record(self, status: Status) -> UsageRecord:
+        """The row, for whoever writes it within a transaction of their own. Once."""
+        usage = self._usage
+        assert usage is not None and self._record is None
+        counts = usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens
+        price_micros = self._price.cost_micros(*counts, is_batch=self._is_batch)
+        self._record = UsageRecord(
+            request_id=self._request_id,
+            created_at_ms=now_ms(),
+            workspace_id=self.caller.workspace_id,
+            key_id=self.caller.key.id if self.caller.key is not None else None,
+            model=self.model.id,
+            endpoint=self._endpoint,
+            status=status,
+            is_batch=self._is_batch,
+            prompt_tokens=counts[0],
+            cached_tokens=counts[1],
+            completion_tokens=counts[2],
+            duration_ms=round(1000 * (time.monotonic() - usage.started_s)),
+            price_micros=price_micros if is_charged(status, counts[2]) else 0,
+        )
+        for subject in self._subjects:
+            subject.tokens.add(time.monotonic(), counts[2])
+            subject.month_tokens += counts[0] + counts[2]
+            subject.month_micros += self._record.price_micros
+        return self._record
+
+    def fail(self) -> None:
+        """It is our fault if this request ends without an answer."""
+        self._has_failed = True
+
+    def close(self) -> None:
+        """Make room for another; write the row of what ended without an answer. Idempotent."""
+        if self._is_inside:
+            self._is_inside = False
+            for subject in self._subjects:
+                subject.num_open -= 1
+        if self._has_computed and self._record is None:
+            status: Status = "failed" if self._has_failed else "aborted"
+            self._metering.ledger.put(self.take_record(status))
+
+    def headers(self) -> Iterator[tuple[str, str]]:
+        """What an answer says of limits; of its own cost once that is known."""
+        yield from limit_headers(self._subjects)
+        if self._record is not None:
+            total = self._record.prompt_tokens + self._record.completion_tokens
+            yield QUERY_COST_HEADER, str(total)
+
+
+async def admit(request: Request, model_name: str) -> Metered:
+    """Let a request in, for the model it names; closed when the response is over.
+
+    Raises ForbiddenError, ModelNotFoundError, BudgetError, RateLimitError,
+    StoreUnavailableError.
+    """
+    metering: Metering = request.app.state.metering
+    metered = await metering.open(
+        request.state.caller,
+        model_name,
+        request.state.request_id,
+        request.scope["route"].path,
+        is_batch=False,
+    )
+    request.state.metered = metered
+    metered.enter()
+    return metered

@@ -1,0 +1,280 @@
+"""Every request that used compute has its row, once, before its answer ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from sqlalchemy import select
+
+from cierzo.engine.request import TokenEvent
+from cierzo.errors import QueueFullError, StoreUnavailableError
+from cierzo.ids import now_ms
+from cierzo.server import metering
+from cierzo.store import Database, api_keys, ledger, open_database, pricing, tables
+from cierzo.store.ledger import Period, UsageRecord
+from cierzo.store.pricing import Price
+from cierzo.store.tables import DEFAULT_ID
+from tests.server.conftest import scripted_model
+from tests.server.live import LiveServer, live_server
+from tests.server.scripted import EOS, ScriptedEngine
+from tests.server.test_auth import bearer
+from tests.server.test_chat import CHAT, body, chunks
+from tests.server.test_disconnect import eventually
+from tests.store.temporary import temporary_database
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    with temporary_database() as database:
+        pricing.set_price(database, "tiny", Price(1_000_000, 2_000_000), now_ms())
+        yield database
+
+
+@pytest.fixture(scope="module")
+def metered_engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture(scope="module")
+def server(database: Database, metered_engine: ScriptedEngine) -> Iterator[LiveServer]:
+    with live_server([scripted_model(metered_engine)], database=database) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(metered_engine: ScriptedEngine) -> ScriptedEngine:
+    metered_engine.__init__()  # type: ignore[misc]
+    return metered_engine
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=20) as http:
+        yield http
+
+
+def row_of(database: Database, answer: httpx.Response) -> UsageRecord | None:
+    return ledger.find(database, answer.headers["x-request-id"])
+
+
+def count(database: Database) -> int:
+    return ledger.total(database, Period()).requests
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answers_row_is_there_when_the_answer_is(
+    client: httpx.Client, database: Database, engine: ScriptedEngine, stream: bool
+) -> None:
+    answer = client.post(CHAT, json=body(stream=stream, n=2))
+    row = row_of(database, answer)
+    usage = chunks(answer)[-1]["usage"] if stream else answer.json()["usage"]
+    assert row is not None
+    assert (row.workspace_id, row.key_id, row.model) == (DEFAULT_ID, None, "tiny")
+    assert (row.endpoint, row.status, row.is_batch) == (CHAT, "ok", False)
+    assert row.prompt_tokens == usage["prompt_tokens"]
+    assert row.completion_tokens == usage["completion_tokens"] == 2 * len("Hello there")
+    assert row.cached_tokens == usage["prompt_tokens_details"]["cached_tokens"] == 4
+    fresh = row.prompt_tokens - 4
+    # 1 micro per token in, a tenth for a cached one, 2 per token out; the half goes up.
+    assert row.price_micros == (fresh * 10 + 4 + 5) // 10 + 2 * row.completion_tokens
+    assert 0 <= row.duration_ms < 20_000
+    if not stream:
+        assert answer.headers["x-ratelimit-tokens-query-cost"] == str(usage["total_tokens"])
+
+
+def test_refused_requests_have_no_row(
+    client: httpx.Client, database: Database, engine: ScriptedEngine
+) -> None:
+    before = count(database)
+    engine.script = lambda request: [QueueFullError("full", retry_after_s=1)]
+    assert client.post(CHAT, json=body()).status_code == 429
+    assert client.post(CHAT, json=body(model="none")).status_code == 400
+    assert client.post(CHAT, content=b"{").status_code == 422
+    assert client.get("/v1/models").status_code == 200
+    engine.script = lambda request: ["ok"]
+    client.post(CHAT, json=body())  # what came before is in the ledger by now
+    assert count(database) == before + 1
+
+
+def test_who_leaves_is_recorded(
+    server: LiveServer, database: Database, engine: ScriptedEngine
+) -> None:
+    engine.script = lambda request: ["Hel", 60.0, "lo"]
+    with httpx.Client(base_url=server.url) as client:
+        message = {"role": "user", "content": "longer than what is cached"}
+        asked = body(stream=True, messages=[message])
+        with client.stream("POST", CHAT, json=asked) as answer:
+            pieces = answer.iter_text()
+            received = ""
+            while '"content":"l"' not in received:
+                received += next(pieces)
+    assert eventually(lambda: row_of(database, answer) is not None)
+    row = row_of(database, answer)
+    assert row is not None
+    assert (row.status, row.completion_tokens) == ("aborted", 3)
+    assert row.price_micros >= 6
+
+
+def test_who_leaves_before_the_first_token_pays_nothing(
+    server: LiveServer, database: Database, engine: ScriptedEngine
+) -> None:
+    before = count(database)
+    engine.script = lambda request: [60.0, "lo"]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(server.url + CHAT, json=body(), timeout=0.3)
+    assert eventually(lambda: count(database) == before + 1)
+    query = select(tables.usage_records).order_by(tables.usage_records.c.request_id.desc())
+    newest = database.read(lambda connection: connection.execute(query).first())
+    assert newest is not None
+    assert (newest.status, newest.completion_tokens, newest.price_micros) == ("aborted", 0, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_our_failures_cost_nothing(
+    client: httpx.Client, database: Database, engine: ScriptedEngine, stream: bool
+) -> None:
+    stopped = TokenEvent(0, None, "error", error="the engine was stopped")
+    for script in (["He", stopped], [stopped], ["He", ValueError("boom")]):
+        engine.script = lambda request, script=script: script  # type: ignore[misc]
+        with client.stream("POST", CHAT, json=body(stream=stream)) as answer:
+            try:
+                answer.read()
+            except httpx.RemoteProtocolError:
+                assert stream and isinstance(script[-1], ValueError)
+        assert eventually(lambda answer=answer: row_of(database, answer) is not None)  # type: ignore[misc]
+        row = row_of(database, answer)
+        assert row is not None and (row.status, row.price_micros) == ("failed", 0)
+
+
+def test_many_at_once_reconcile(
+    server: LiveServer, database: Database, engine: ScriptedEngine
+) -> None:
+    engine.script = lambda request: ["x" * (1 + len(request.prompt_token_ids) % 7), EOS]
+    before = ledger.total(database, Period())
+
+    def ask(number: int) -> dict[str, Any]:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            message = {"role": "user", "content": "y" * (number % 50 + 1)}
+            stream = bool(number % 2)
+            answer = client.post(CHAT, json=body(stream=stream, messages=[message]))
+            last = chunks(answer)[-1] if stream else answer.json()
+            usage: dict[str, Any] = last["usage"]
+            return usage
+
+    with ThreadPoolExecutor(20) as threads:
+        usages = list(threads.map(ask, range(100)))
+    after = ledger.total(database, Period())
+    assert after.requests - before.requests == 100
+    for field in ("prompt_tokens", "completion_tokens"):
+        told = sum(usage[field] for usage in usages)
+        assert getattr(after, field) - getattr(before, field) == told
+
+
+def test_no_answer_ends_without_its_row(
+    client: httpx.Client,
+    database: Database,
+    engine: ScriptedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database goes away while an answer is computed, and comes back."""
+    is_away = threading.Event()
+    write = database.write
+
+    def flaky(work: Any) -> Any:
+        if is_away.is_set():
+            raise StoreUnavailableError("away")
+        return write(work)
+
+    monkeypatch.setattr(database, "write", flaky)
+    monkeypatch.setattr(metering, "PATIENCE_S", 0.2)
+    is_away.set()
+    answer = client.post(CHAT, json=body())
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "database" in answer.json()["message"]
+    with pytest.raises(httpx.RemoteProtocolError):  # no clean end without a row
+        client.post(CHAT, json=body(stream=True))
+    is_away.clear()
+    assert eventually(lambda: row_of(database, answer) is not None)
+
+
+def test_what_a_key_used_is_its_own(client: httpx.Client, engine: ScriptedEngine) -> None:
+    with temporary_database() as database:
+        key, spelling = api_keys.create(database, "ci", DEFAULT_ID)
+        with live_server([scripted_model(engine)], database=database) as server:
+            answer = httpx.post(server.url + CHAT, json=body(), headers=bearer(spelling))
+        row = row_of(database, answer)
+        assert row is not None and row.key_id == key.id
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from cierzo.server.app import build_app
+    from cierzo.server.run import Server, bind
+    from cierzo.store import open_database
+    from tests.server.conftest import scripted_model
+    from tests.server.scripted import ScriptedEngine
+
+    engine = ScriptedEngine(lambda request: ["Hel", 0.001, "lo"])
+    with bind("127.0.0.1", 0) as listener:
+        app = build_app([scripted_model(engine)], open_database(Path(sys.argv[1]), None))
+        Server(app, listener, lambda host, port: print(port, flush=True)).run_bound()
+    """
+)
+
+
+def test_a_killed_server_has_a_row_for_every_answer(tmp_path: Path) -> None:
+    """And no more than one for each request it was sent."""
+    answered: dict[str, dict[str, Any]] = {}
+    num_sent = 0
+
+    async def ask(client: httpx.AsyncClient, stream: bool) -> None:
+        nonlocal num_sent
+        while True:
+            num_sent += 1
+            answer = await client.post(CHAT, json=body(stream=stream))
+            if stream:
+                if not answer.text.endswith("data: [DONE]\n\n"):
+                    return
+                usage = json.loads(answer.text.split("data: ")[-2])["usage"]
+            else:
+                usage = answer.json()["usage"]
+            answered[answer.headers["x-request-id"]] = usage
+
+    async def ask_until_killed(port: int, process: subprocess.Popen[str]) -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            asks = [asyncio.ensure_future(ask(client, bool(n % 2))) for n in range(12)]
+            target = len(answered) + 40
+            while len(answered) < target:
+                await asyncio.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            await asyncio.gather(*asks, return_exceptions=True)
+
+    for _ in range(2):
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            asyncio.run(ask_until_killed(int(process.stdout.readline()), process))
+    database = open_database(tmp_path, None)
+    for request_id, usage in answered.items():
+        row = ledger.find(database, request_id)
+        assert row is not None
+        assert asdict(row)["prompt_tokens"] == usage["prompt_tokens"]
+        assert row.completion_tokens == usage["completion_tokens"]
+    assert len(answered) <= count(database) <= num_sent
+    database.close()
