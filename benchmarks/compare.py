@@ -1,10 +1,10 @@
-"""Our speed beside llama.cpp's: same machine, same threads, same GGUF file, in alternation.
+"""Ours beside its rivals: same machine, same threads, same files, taking turns.
 
-    python -m benchmarks.compare [MODEL] [--threads N] [--rounds 5]
+    python -m benchmarks.compare [--set fast|all] [--models DIR] [--rounds 5] [--only TEXT]
 
-MODEL is a name or a GGUF file. Prefill of 512 tokens, then 128 tokens decoded after them, one
-sequence; medians over the rounds. llama.cpp is llama-cpp-python's from .venv-bench, or the
-llama-bench program that LLAMA_BENCH names. Writes benchmarks/results/llama-cpp-<date>.{json,md}.
+Every round runs each engine once, in a process that has the machine for itself; medians and ranges
+over the rounds, after one round that only warms up. Writes benchmarks/results/<date>-<machine>.json
+and .png, which `python -m benchmarks.readme_table` makes the README's table from.
 """
 
 from __future__ import annotations
@@ -12,149 +12,196 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cierzo import hub, kernels
-from cierzo.settings import load_settings
+from benchmarks.cases import CASES, Case
+from benchmarks.engines import ROOT, Engine, Measured, engines, versions
+from benchmarks.make_checkpoint import checkpoints_folder, ensure_checkpoint
+from benchmarks.rivals.works import Work
+from cierzo import kernels
+from cierzo.cli.floors import (
+    ModelBytes,
+    Rates,
+    Reached,
+    decode_reached,
+    model_bytes,
+    prefill_reached,
+    rates_for,
+)
+from cierzo.cli.roofline import Roofline, machine_class, measure_roofline, thread_counts
+from cierzo.cli.roofline_plot import PlotPoint, draw
+from cierzo.cli.speed import Load
+from cierzo.config import ModelConfig
+from cierzo.machine import physical_cores
+from cierzo.models.loading import ensure_packed
+from cierzo.models.packed_folder import read_manifest
 
-ROOT = Path(__file__).parents[1]
-PROMPT, GENERATE = 512, 128
-METRICS = ("prefill_tok_s", "decode_tok_s")
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default=hub.DEFAULT_MODEL)
-    parser.add_argument("--threads", type=int, default=kernels.num_threads())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--set", choices=("fast", "all"), default="fast", dest="chosen")
+    parser.add_argument("--models", type=Path, default=checkpoints_folder())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose title has this in it")
+    parser.add_argument("--out", type=Path, help="the result's path, without its ending")
     arguments = parser.parse_args()
-    model = gguf_of(arguments.model)
-    ours: list[dict[str, Any]] = []
-    theirs: list[dict[str, Any]] = []
-    loads: list[float] = []
-    for turn in range(arguments.rounds):
-        print(f"→ round {turn + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
-        loads.append(round(os.getloadavg()[0], 1))
-        ours.append(run_cierzo(model, arguments.threads))
-        theirs.append(run_llama_cpp(model, arguments.threads))
+    cases = [
+        case
+        for case in CASES
+        if (case.is_fast or arguments.chosen == "all") and arguments.only in case.title
+    ]
+    taking_part = engines()
+    threads = physical_cores()
+    _say("measuring the machine")
+    machine = measure_roofline(thread_counts(threads), kernels.available_isas())
     result = {
-        "command": "make bench",
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "machine": machine(),
-        "threads": arguments.threads,
-        "model": model.name,
-        "prompt": PROMPT,
-        "generate": GENERATE,
-        "llama_cpp": llama_cpp_version(),
-        "load_average": loads,
-        "cierzo": summary(ours),
-        "llama.cpp": summary(theirs),
-        "ratio": {metric: paired_ratios(ours, theirs, metric) for metric in METRICS},
+        "machine": machine_class(),
+        "threads": threads,
+        "set": arguments.chosen,
+        "rivals": versions(),
+        "roofline": machine.to_json(),
+        "cases": [
+            run_case(case, taking_part, arguments.models, arguments.rounds, machine)
+            for case in cases
+        ],
     }
-    page = as_markdown(result)
-    stem = ROOT / "benchmarks" / "results" / f"llama-cpp-{result['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(page)
-    print(page)
+    stem = arguments.out or RESULTS / f"{result['date']}-{slug(machine_class())}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(stem.with_suffix(".png"), machine, points(result), threads)
+    _say(f"written: {stem}.json, .png")
 
 
-def gguf_of(name: str) -> Path:
-    """The GGUF file of a model, fetched if need be: the format that both engines read."""
-    home = load_settings().home
-    path = Path(name) if Path(name).exists() else hub.pull(name, home=home).path
-    if path.suffix != ".gguf":
-        raise SystemExit(f"{path} is not a GGUF file, and llama.cpp reads nothing else: name one")
-    return path
-
-
-def run_cierzo(model: Path, threads: int) -> dict[str, Any]:
-    """One round of ours. One repetition: the rounds are the repetitions."""
-    command = [sys.executable, "-m", "cierzo", "bench", str(model), "--json", "--batch", "1"]
-    command += ["--prompt", str(PROMPT), "--generate", str(GENERATE), "--threads", str(threads)]
-    printed = run([*command, "--repeat", "1"])
-    batch = printed["batches"][0]
-    return {metric: batch[metric] for metric in METRICS}
-
-
-def run_llama_cpp(model: Path, threads: int) -> dict[str, Any]:
-    """One round of llama.cpp, with the spinning threads that suit it best."""
-    if program := os.environ.get("LLAMA_BENCH"):
-        return run_llama_bench(program, model, threads)
-    python = ROOT / ".venv-bench" / "bin" / "python"
-    script = ROOT / "benchmarks" / "llama_speed.py"
-    command = [str(python), str(script), str(model), "--threads", str(threads)]
-    measured: dict[str, Any] = run([*command, "--prompt", str(PROMPT), "--generate", str(GENERATE)])
-    return measured
-
-
-def run_llama_bench(program: str, model: Path, threads: int) -> dict[str, Any]:
-    """Prefill at depth 0; decode after the prompt. The faster of its two attention paths."""
-    common = [program, "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json", "-fa", "0,1"]
-    prefill = run([*common, "-p", str(PROMPT), "-n", "0"])
-    decode = run([*common, "-p", "0", "-n", str(GENERATE), "-d", str(PROMPT)])
+def run_case(
+    case: Case, taking_part: Sequence[Engine], folder: Path, rounds: int, machine: Roofline
+) -> dict[str, Any]:
+    """Medians and ranges of every engine at every work of one file, beside the floors."""
+    model = ensure_checkpoint(folder, case.model, case.quant)
+    manifest = read_manifest(ensure_packed(model))
+    threads = case.threads or physical_cores()
+    able = [engine for engine in taking_part if engine.can_run(case)]
+    runs: dict[str, list[Measured]] = {engine.name: [] for engine in able}
+    loads = []
+    rounds = case.rounds or rounds
+    for turn in range(rounds if case.rounds else rounds + 1):
+        _say(f"{case.title}: round {turn} of {rounds}")
+        loads.append(round(os.getloadavg()[0], 1))
+        for engine in able:
+            measured = engine.measure(case, model, threads)
+            if turn > 0 or case.rounds:
+                runs[engine.name].append(measured)
+    weights = model_bytes(manifest.entries, manifest.config)
+    rates = rates_for(weights, machine, case.isa or kernels.isa(), threads)
     return {
-        "prefill_tok_s": max(row["avg_ts"] for row in prefill),
-        "decode_tok_s": max(row["avg_ts"] for row in decode),
+        "title": case.title,
+        "model": case.model,
+        "quant": case.quant,
+        "threads": threads,
+        "isa": case.isa or kernels.isa(),
+        "weights_bytes": weights.total,
+        "load_average": loads,
+        "processes": {name: process_summary(measured) for name, measured in runs.items()},
+        "works": [
+            work_summary(work, place, runs, manifest.config, weights, rates)
+            for place, work in enumerate(case.works)
+        ],
     }
 
 
-def run(command: list[str]) -> Any:
-    """The JSON that a command prints. OpenMP threads spin and stay put, as llama.cpp likes best."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "active", "OMP_PROC_BIND": "true"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
-    if done.returncode != 0:
-        raise SystemExit(f"failed with status {done.returncode}: {' '.join(command)}")
-    return json.loads(done.stdout)
+def work_summary(
+    work: Work,
+    place: int,
+    runs: dict[str, list[Measured]],
+    config: ModelConfig,
+    weights: ModelBytes,
+    rates: Rates,
+) -> dict[str, Any]:
+    series = {
+        name: [tok_s for m in measured if (tok_s := m.tok_s[place]) is not None]
+        for name, measured in runs.items()
+    }
+    series = {name: values for name, values in series.items() if values}
+    ours = series["Cierzo"]
+    return {
+        "title": work.title,
+        "work": asdict(work),
+        "tok_s": {name: summary(values) for name, values in series.items()},
+        "ratio": {
+            name: summary([o / t for o, t in zip(ours, values, strict=True)])
+            for name, values in series.items()
+            if name != "Cierzo"
+        },
+        "floor": asdict(floor(work, config, weights, rates, statistics.median(ours))),
+    }
 
 
-def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median and range of each metric."""
-    result: dict[str, Any] = {}
-    for metric in METRICS:
-        values = sorted(round_[metric] for round_ in rounds)
-        result[metric] = round(statistics.median(values), 1)
-        result[metric.replace("tok_s", "range")] = [round(values[0], 1), round(values[-1], 1)]
-    return result
+def floor(
+    work: Work, config: ModelConfig, weights: ModelBytes, rates: Rates, tok_s: float
+) -> Reached:
+    load = Load(work.batch, work.prompt, work.generate, work.cached)
+    beside = prefill_reached if work.kind == "prefill" else decode_reached
+    return beside(config, weights, rates, load, tok_s)
 
 
-def paired_ratios(
-    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], metric: str
-) -> dict[str, float]:
-    """Ours over theirs, round by round: a machine that slows down slows down both."""
-    ratios = sorted(o[metric] / t[metric] for o, t in zip(ours, theirs, strict=True))
-    values = {"median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]}
-    return {name: round(value, 2) for name, value in values.items()}
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median and range, with the digits that mean something.
+
+    >>> summary([3.0, 1.0, 2.0])
+    {'median': 2.0, 'least': 1.0, 'most': 3.0}
+    """
+    ordered = sorted(values)
+    named = {"median": statistics.median(ordered), "least": ordered[0], "most": ordered[-1]}
+    return {name: float(f"{value:.4g}") for name, value in named.items()}
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    lines = [
-        f"# {result['model']} beside llama.cpp, {result['date']}",
-        "",
-        f"`{result['command']}`, commit {result['commit']}, {result['machine']},",
-        f"{result['threads']} threads; {result['llama_cpp']}.",
-        f"Prompt of {result['prompt']} tokens, then {result['generate']} decoded.",
-        f"Load average before each round: {', '.join(map(str, result['load_average']))}.",
-        "Medians of alternating rounds in tokens per second, ratio by round, ranges in brackets.",
-        "",
-        "| | Cierzo | llama.cpp | ratio |",
-        "|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        ours, theirs = result["cierzo"], result["llama.cpp"]
-        span, ratio = metric.replace("tok_s", "range"), result["ratio"][metric]
-        lines.append(
-            f"| {metric.removesuffix('_tok_s')} | {ours[metric]} ({ours[span][0]}–{ours[span][1]})"
-            f" | {theirs[metric]} ({theirs[span][0]}–{theirs[span][1]})"
-            f" | {ratio['median']} ({ratio['least']}–{ratio['most']}) |"
-        )
-    return "\n".join(lines) + "\n"
+def process_summary(measured: Sequence[Measured]) -> dict[str, float | None]:
+    """Loading time and memory of an engine's process: medians."""
+
+    def middle(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    return {
+        "load_s": middle([m.load_s for m in measured]),
+        "peak_bytes": middle([m.peak_bytes for m in measured]),
+        "resident_bytes": middle([m.resident_bytes for m in measured]),
+    }
+
+
+def points(result: dict[str, Any]) -> list[PlotPoint]:
+    """The runs at all threads and the best instruction set, for the roofline."""
+    found = []
+    for case in result["cases"]:
+        if case["threads"] != result["threads"] or case["isa"] != kernels.available_isas()[-1]:
+            continue
+        for row in case["works"]:
+            at, name = row["floor"], f"{row['title']}, {case['model']} {case['quant']}"
+            ours = row["tok_s"]["Cierzo"]["median"]
+            found += [
+                PlotPoint(name, engine, at["ops_per_byte"], at["ops_s"] * rate["median"] / ours)
+                for engine, rate in row["tok_s"].items()
+            ]
+    return found
+
+
+def slug(text: str) -> str:
+    """`Intel(R) Xeon(R) Processor, 2 CPUs, amx` → `intel-xeon-2-cpus-amx`."""
+    words = text.replace("(R)", "").replace("Processor", "").replace("(TM)", "")
+    letters = "".join(c if c.isalnum() else " " for c in words.lower())
+    return "-".join(letters.split())
 
 
 def commit() -> str:
@@ -164,22 +211,8 @@ def commit() -> str:
     return shown.stdout.strip() or "unknown"
 
 
-def machine() -> str:
-    """The class of machine, in one line."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {os.cpu_count()} CPUs, {kernels.isa()}"
-
-
-def llama_cpp_version() -> str:
-    if program := os.environ.get("LLAMA_BENCH"):
-        return f"llama.cpp's {Path(program).name}"
-    return (ROOT / "benchmarks" / "requirements.txt").read_text().strip() + " built natively"
+def _say(text: str) -> None:
+    print(f"→ {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
