@@ -147,6 +147,7 @@ class EngineConfig:
     max_waiting: int = 512
     num_blocks: int = 1024
     prefix_caching: bool = True
+    speculation: bool = True
 
 
 def num_blocks_for(num_tokens: int) -> int:

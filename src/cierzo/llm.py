@@ -126,6 +126,7 @@ class LLM:
                 max_waiting=self._max_waiting,
                 num_blocks=plan.num_blocks,
                 prefix_caching=settings.prefix_caching,
+                speculation=settings.speculation,
             ),
         )
         _open_llms.add(self)

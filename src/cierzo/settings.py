@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     prefix_caching: bool = Field(
         True, description="Reuse the KV cache of prompts that begin alike."
     )
+    speculation: bool = Field(
+        True,
+        description="Compute guesses beside the next token where text repeats itself; answers stay"
+        " the same.",
+    )
 
     @field_validator("threads")
     @classmethod

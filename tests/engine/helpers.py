@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,16 +12,23 @@ import numpy as np
 
 from cierzo.config import EngineConfig
 from cierzo.engine.core import EngineCore
+from cierzo.engine.prompt_lookup import Draft
 from cierzo.engine.request import GenerationRequest, SamplingParams, TokenEvent
+from cierzo.engine.sequence import Sequence
+from cierzo.engine.speculation import Drafter, Speculator
 from tests.engine.fake_model import VOCAB_SIZE, FakeModel
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=20)
 
 
-def make_core(model: FakeModel | None = None, **config: Any) -> EngineCore:
+def make_core(
+    model: FakeModel | None = None, drafter: Drafter | None = None, **config: Any
+) -> EngineCore:
+    """Small, and without guesses unless a `drafter` makes them."""
     fields: dict[str, Any] = {"max_model_len": 256, "token_budget": 64, "max_running": 16}
-    fields |= {"num_blocks": 64} | config
-    return EngineCore(model or FakeModel(), EngineConfig(**fields))
+    fields |= {"num_blocks": 64, "speculation": drafter is not None} | config
+    speculator = None if drafter is None else Eager(drafter)
+    return EngineCore(model or FakeModel(), EngineConfig(**fields), speculator)
 
 
 def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
@@ -31,6 +39,33 @@ def make_request(
     prompt: Iterable[int], params: SamplingParams = GREEDY, **fields: Any
 ) -> GenerationRequest:
     return GenerationRequest("r", tuple(prompt), params, **fields)
+
+
+class Eager(Speculator):
+    """Finds every row nearly free, so that all guesses are tried, on any machine."""
+
+    def observe(self, num_rows: int, num_guessed: int, step_s: float) -> None:
+        super().observe(num_rows, num_guessed, 1 + 1e-6 * num_rows)
+
+
+def other(token_id: int) -> int:
+    """A token that is not this one."""
+    return token_id - 1 if token_id > 0 else 1
+
+
+class Oracle:
+    """Guesses from the texts that it is told, by (arrival, sequence index). Every guess is made
+    wrong with the chance `wrong`, and all are said to be certain, so that all are tried."""
+
+    def __init__(self, wrong: float = 0.0, seed: int = 0) -> None:
+        self.texts: dict[tuple[int, int], list[int]] = {}
+        self._wrong, self._chooser = wrong, random.Random(seed)
+
+    def draft(self, sequence: Sequence, least_chance: float, max_tokens: int) -> Draft:
+        start = sequence.num_completion_tokens
+        text = self.texts[sequence.arrival, sequence.index][start : start + max_tokens]
+        guesses = [other(t) if self._chooser.random() < self._wrong else t for t in text]
+        return Draft(guesses, [1.0] * len(guesses))
 
 
 @dataclass

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cierzo.engine.core import EngineCore
 from cierzo.engine.readout import MeanHidden, Reading, Readout, unit_length
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import RequestError
 from tests.engine.fake_model import PROMPT_TOKEN, VOCAB_SIZE, FakeModel, hash_logits
 from tests.engine.helpers import (
     GREEDY,
+    Oracle,
     Result,
     alone,
     finish_all,
@@ -169,3 +171,24 @@ def test_who_waits_for_a_prefix_does_not_hold_up_others() -> None:
         core.add(arrival, reader(prompt))
     assert [arrival for arrival, _ in core.step()] == [0, 2]
     assert [arrival for arrival, _ in core.step()] == [1]
+
+
+def test_beside_guesses_its_own_row_is_read() -> None:
+    # Where all tokens are computed alike, who guesses ahead may stand before who reads.
+    def core_of(oracle: Oracle | None = None) -> EngineCore:
+        return make_core(FakeModel(tells_prompt_apart=False), oracle)
+
+    oracle = Oracle()
+    generating = make_request(prompt_of(20))
+    oracle.texts[0, 0] = run_one(core_of(), generating).token_ids
+    for readout in (Readout("last", WANTED), Readout("mean")):
+        core = core_of(oracle)
+        core.add(0, generating)
+        for _ in range(3):
+            core.step()
+        core.add(1, reader(prompt_of(30, seed=9), readout))
+        there = reading_of(finish_all(core)[1, 0])
+        assert core.stats().num_accepted_tokens > 0
+        here = reading_of(run_one(core_of(), reader(prompt_of(30, seed=9), readout)))
+        np.testing.assert_array_equal(there.hidden, here.hidden)
+        np.testing.assert_array_equal(there.logits, here.logits)

@@ -21,7 +21,7 @@ from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
 from cierzo.models.transformer import Transformer
-from tests.engine.helpers import Result, finish_all, run_all
+from tests.engine.helpers import Eager, Oracle, Result, finish_all, run_all
 from tests.tiny_checkpoints import BlockType, tiny_model, write_gguf
 
 KINDS = ["mistral", "mistral-window", "mistral-window-list", "mixtral", "ministral3"]
@@ -42,6 +42,7 @@ def core_of(kind: str, **config: Any) -> EngineCore:
         "token_budget": 64,
         "max_running": 8,
         "num_blocks": 128,
+        "speculation": False,
     }
     return EngineCore(model_of(kind), EngineConfig(**(fields | config)))
 
@@ -88,6 +89,20 @@ def test_preempted_is_the_same_to_the_bit(kind: str) -> None:
     results = run_all(core, requests)
     assert core.stats().num_preempted > 0
     assert [said(result) for result in results] == [alone(kind, request) for request in requests]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrong", [0.0, 0.3])
+def test_guessed_ahead_is_the_same_to_the_bit(kind: str, wrong: float) -> None:
+    requests = [request_of(30 + 17 * i, seed=i) for i in range(5)]
+    expected = [run_all(core_of(kind), [request])[0] for request in requests]
+    oracle = Oracle(wrong)
+    oracle.texts = {(arrival, 0): result.token_ids for arrival, result in enumerate(expected)}
+    core = EngineCore(
+        model_of(kind), core_of(kind, token_budget=24, speculation=True).config, Eager(oracle)
+    )
+    assert [said(result) for result in run_all(core, requests)] == list(map(said, expected))
+    assert core.stats().num_accepted_tokens > 20
 
 
 @pytest.mark.parametrize("num_threads", [2, 3])

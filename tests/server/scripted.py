@@ -139,6 +139,8 @@ class Stats:
     num_waiting: int = 0
     kv_cache_usage: float = 0.0
     num_preempted: int = 3
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_steps: int = 0
     num_computed_tokens: int = 0
     total_step_s: float = 0.0

@@ -68,6 +68,7 @@ def bench(
         max_model_len=cached + prompt + generate,
         max_running=max(batches),
         max_waiting=max(batches),
+        speculation=False,  # random prompts: what repeats itself after them says nothing of a model
     )
     if model is None:
         machine = _measure_machine(settings)

@@ -35,6 +35,7 @@ TokenBudget = Annotated[int | None, _flag("token_budget")]
 MaxRunning = Annotated[int | None, _flag("max_running")]
 MaxWaiting = Annotated[int | None, _flag("max_waiting")]
 PrefixCaching = Annotated[bool | None, _flag("prefix_caching")]
+Speculation = Annotated[bool | None, _flag("speculation")]
 
 Model = Annotated[
     str, typer.Argument(help="A catalogue name, hf:owner/repo[:file], or a path.", metavar="MODEL")

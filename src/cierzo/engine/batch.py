@@ -7,6 +7,7 @@ Knows nothing of policy (that is `scheduler.py`) or of the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ Int32 = NDArray[np.int32]
 class Batch:
     """`scheduled` pairs each sequence with its token count in this step.
 
-    Row r < len(due) of the logits belongs to `due[r]`, whose next token they choose. The rows
-    after these serve prompt logprobs: for each (sequence, count) of `prompt_rows`, `count` rows.
+    The first rows of the logits choose the next tokens of `due`, in its order: one row for each
+    sequence's next token, then one for each that comes behind a token of its draft. The rows after
+    these serve prompt logprobs: for each (sequence, count) of `prompt_rows`, `count` rows.
     `hidden_rows` are rows whose hidden states are wanted and no logits: those of `mean_rows`,
     in the same way.
     """
@@ -39,7 +41,8 @@ class Batch:
     @property
     def pooled(self) -> list[tuple[int, Sequence]]:
         """The due sequences whose last hidden state is wanted, by row."""
-        return [(row, s) for row, s in enumerate(self.due) if s.pooling == "last"]
+        rows = accumulate((1 + s.num_draft_tokens for s in self.due), initial=0)
+        return [(row, s) for row, s in zip(rows, self.due, strict=False) if s.pooling == "last"]
 
     @property
     def num_tokens(self) -> int:
@@ -71,7 +74,10 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
     slot_mapping += positions % BLOCK_SIZE
     arrays = StepArrays(
         token_ids=np.concatenate(
-            [s.token_ids[s.num_computed_tokens :][:count] for s, count in scheduled]
+            [
+                s.with_draft(s.num_draft_tokens)[s.num_computed_tokens :][:count]
+                for s, count in scheduled
+            ]
         ),
         positions=positions,
         slot_mapping=slot_mapping,
@@ -92,9 +98,9 @@ def _with_wanted_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays)
     hidden_rows: list[Int32] = [np.empty(0, np.int32)]
     starts = arrays.query_starts.tolist()
     for (sequence, count), start, end in zip(scheduled, starts[:-1], starts[1:], strict=True):
-        if count == sequence.num_uncomputed_tokens:
+        if count >= sequence.num_uncomputed_tokens:
             due.append(sequence)
-            due_rows.append(end - 1)
+            due_rows += range(end - 1 - sequence.num_draft_tokens, end)
         if sequence.num_missing_prompt_logprobs > 0:
             # Position p's logits judge token p + 1; what an earlier step judged is not repeated.
             computed = sequence.num_computed_tokens

@@ -12,11 +12,13 @@ from time import perf_counter
 
 from cierzo.config import BLOCK_SIZE, EngineConfig
 from cierzo.engine.batch import Batch
+from cierzo.engine.prompt_lookup import PromptLookup
 from cierzo.engine.request import GenerationRequest, TokenEvent
 from cierzo.engine.runner import Model, ModelRunner
 from cierzo.engine.sampler import Sampler
 from cierzo.engine.scheduler import Scheduler
 from cierzo.engine.sequence import Sequence
+from cierzo.engine.speculation import Speculator
 from cierzo.errors import ContextOverflowError, RequestError, SettingError
 
 logger = logging.getLogger(__name__)
@@ -36,16 +38,22 @@ class EngineStats:
     num_steps: int = 0
     num_computed_tokens: int = 0
     num_free_blocks: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     kv_cache_usage: float = 0.0
     total_step_s: float = 0.0
 
 
 class EngineCore:
-    """Everything of the engine that one thread can do alone."""
+    """Everything of the engine that one thread can do alone. `speculator` guesses ahead where
+    `config` wants that; None: from what each sequence said before."""
 
-    def __init__(self, model: Model, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Model, config: EngineConfig, speculator: Speculator | None = None
+    ) -> None:
         self.config = config
-        self.scheduler = Scheduler(config, model.config)
+        self._speculator = speculator or Speculator(PromptLookup()) if config.speculation else None
+        self.scheduler = Scheduler(config, model.config, self._speculator)
         needed = self.scheduler.blocks_to_hold(config.max_model_len)
         if needed > config.num_blocks:
             raise SettingError(
@@ -166,6 +174,8 @@ class EngineCore:
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting,
             num_preempted=scheduler.num_preempted,
+            num_draft_tokens=scheduler.num_draft_tokens,
+            num_accepted_tokens=scheduler.num_accepted_tokens,
             num_free_blocks=pool.num_free,
             kv_cache_usage=1 - pool.num_free / pool.num_blocks,
         )
@@ -202,3 +212,6 @@ class EngineCore:
         stats.num_steps += 1
         stats.num_computed_tokens += batch.num_tokens
         stats.total_step_s += step_s
+        if self._speculator is not None and len(batch.logits_rows) == batch.num_tokens:
+            num_guessed = batch.num_tokens - len(batch.scheduled)
+            self._speculator.observe(batch.num_tokens, num_guessed, step_s)

@@ -21,6 +21,7 @@ from cierzo.engine.block_pool import BlockPool
 from cierzo.engine.request import FinishReason, TokenEvent
 from cierzo.engine.sampler import Sample
 from cierzo.engine.sequence import Sequence
+from cierzo.engine.speculation import Speculator
 from cierzo.errors import SettingError
 
 MAX_PROMPT_LOGPROB_TOKENS = 64
@@ -32,9 +33,12 @@ def _age(sequence: Sequence) -> tuple[int, int]:
 
 
 class Scheduler:
-    """`running` and `waiting` hold the sequences, `pool` their blocks."""
+    """`running` and `waiting` hold the sequences, `pool` their blocks. Without a `speculator`
+    nothing is guessed."""
 
-    def __init__(self, config: EngineConfig, model: ModelConfig) -> None:
+    def __init__(
+        self, config: EngineConfig, model: ModelConfig, speculator: Speculator | None = None
+    ) -> None:
         if config.token_budget < config.max_running:
             raise SettingError(
                 f"token_budget ({config.token_budget}) must be at least max_running "
@@ -43,12 +47,15 @@ class Scheduler:
             )
         self._config = config
         self._model = model
+        self._speculator = speculator
         self._sliding_window = model.widest_window
         self.pool = BlockPool(config.num_blocks, prefix_caching=config.prefix_caching)
         self.running: list[Sequence] = []  # oldest first
         self.waiting: dict[str, list[Sequence]] = {}  # next workspace first, then oldest first
         self.num_waiting = 0
         self.num_preempted = 0
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0
         self._refused: tuple[Sequence, int] | None = None  # and the blocks there were for it
 
     @property
@@ -69,6 +76,7 @@ class Scheduler:
         for sequence in [s for s in self.running if s.num_uncomputed_tokens == 1]:
             if sequence.is_running and self._grow(sequence, 1, chosen):
                 chosen[sequence] = 1
+        self._add_drafts(chosen)
         is_admitting = True
         for sequence in self._prefills():
             budget = self._config.token_budget - sum(chosen.values())
@@ -92,8 +100,12 @@ class Scheduler:
         assert chosen or not self.has_work, "what was submitted fits, so something can run"
         return build_batch(list(chosen.items())) if chosen else None
 
-    def update(self, batch: Batch, samples: list[Sample]) -> list[tuple[Sequence, TokenEvent]]:
-        """Take in a step that ran: `samples[r]` is the next token of `batch.due[r]`."""
+    def update(
+        self, batch: Batch, samples: list[list[Sample]]
+    ) -> list[tuple[Sequence, TokenEvent]]:
+        """Take in a step that ran: `samples[i]` is what `batch.due[i]` says next."""
+        for sequence, said in zip(batch.due, samples, strict=True):
+            self._drop_draft(sequence, num_accepted=len(said) - 1)
         for sequence, count in batch.scheduled:
             sequence.num_computed_tokens += count
             self._publish(sequence)
@@ -102,7 +114,8 @@ class Scheduler:
                 self._release_siblings(sequence)
         return [
             (sequence, self._append(sequence, sample))
-            for sequence, sample in zip(batch.due, samples, strict=True)
+            for sequence, said in zip(batch.due, samples, strict=True)
+            for sample in said
         ]
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
@@ -129,6 +142,36 @@ class Scheduler:
         self._release_blocks(sequence)
         self.add(sequence)
         self.num_preempted += 1
+
+    def _add_drafts(self, chosen: dict[Sequence, int]) -> None:
+        """Have guesses computed beside the decodes of `chosen`, where that pays."""
+        if self._speculator is None or not chosen:
+            return
+        # The first completion token is drawn from a prompt's row, whose arithmetic is another.
+        decodes = [sequence for sequence in chosen if sequence.num_completion_tokens > 0]
+        room = self._config.token_budget - len(chosen)
+        for sequence, draft in self._speculator.plan(decodes, len(chosen), room).items():
+            count = 1 + len(draft.token_ids)
+            missing = num_blocks_for(sequence.num_computed_tokens + count) - sequence.num_blocks
+            if missing > 0:
+                if missing > self.pool.num_free - self._num_promised():
+                    continue  # nobody gives way to a guess
+                sequence.add_blocks(self.pool.allocate(missing))
+            sequence.set_draft(draft.token_ids)
+            chosen[sequence] = count
+
+    def _drop_draft(self, sequence: Sequence, num_accepted: int) -> None:
+        """What was computed behind a wrong guess counts as not computed; it will be overwritten."""
+        self.num_draft_tokens += sequence.num_draft_tokens
+        self.num_accepted_tokens += num_accepted
+        sequence.num_computed_tokens -= sequence.num_draft_tokens - num_accepted
+        sequence.num_draft_tokens = 0
+
+    def _num_promised(self) -> int:
+        """Blocks that running sequences still need for the tokens that they have."""
+        return sum(
+            max(0, self.blocks_to_hold(s.num_tokens) - s.num_live_blocks) for s in self.running
+        )
 
     def _prefills(self) -> Iterator[Sequence]:
         """Sequences with more than one token to compute, running before waiting, oldest first;
@@ -171,9 +214,7 @@ class Scheduler:
         """Let a waiting sequence run, from its longest cached prefix, if all of it fits now."""
         if len(self.running) >= self._config.max_running:
             return False
-        promised = sum(
-            max(0, self.blocks_to_hold(s.num_tokens) - s.num_live_blocks) for s in self.running
-        )
+        promised = self._num_promised()
         room = self.pool.num_free - promised
         if self._refused is not None and self._refused[0] is sequence and self._refused[1] >= room:
             return False  # nothing was freed since; do not walk its prefix again

@@ -30,11 +30,13 @@ class Sequence:
     `arrival` orders requests by submission. Tokens before `prompt_end` are computed as prompt
     tokens; where the model computes all tokens alike that is all of them.
     `max_completion_tokens` is what `max_tokens` and the context allow, `ends_by_context` which of
-    the two ends it. Sequences other than the request's first (`leader`) report the leader's
-    cached tokens and prompt logprobs.
+    the two ends it. Behind its tokens may stand a draft: guesses at the next ones, which this step
+    computes too (`speculation.py`). Sequences other than the request's first (`leader`) report
+    the leader's cached tokens and prompt logprobs.
     """
 
     __slots__ = (
+        "__weakref__",
         "_block_table",
         "_tokens",
         "arrival",
@@ -51,6 +53,7 @@ class Sequence:
         "num_cached_tokens",
         "num_completion_tokens",
         "num_computed_tokens",
+        "num_draft_tokens",
         "num_freed_blocks",
         "num_prompt_tokens",
         "num_published_blocks",
@@ -98,6 +101,7 @@ class Sequence:
         self.num_tokens = self.num_prompt_tokens
         self.num_completion_tokens = 0
         self.num_computed_tokens = 0
+        self.num_draft_tokens = 0
         self.num_cached_tokens: int | None = None  # None until first scheduled
         self.prompt_logprobs: list[TokenLogprob | None] = [None]  # the first has no distribution
         self.pooling = request.readout.pooling if request.readout is not None else None
@@ -139,6 +143,15 @@ class Sequence:
         return self._tokens[: self.num_tokens]
 
     @property
+    def draft_token_ids(self) -> Int32:
+        """The guesses, int32 [num_draft_tokens]; likewise."""
+        return self._tokens[self.num_tokens : self.num_tokens + self.num_draft_tokens]
+
+    def with_draft(self, num_drafted: int) -> Int32:
+        """The tokens as if the first guesses were right, int32 [num_tokens + num_drafted]."""
+        return self._tokens[: self.num_tokens + num_drafted]
+
+    @property
     def block_table(self) -> Int32:
         """Block ids, int32 [num_blocks]; -1 where freed behind the sliding window. A view."""
         return self._block_table[: self.num_blocks]
@@ -172,9 +185,18 @@ class Sequence:
             return len(self.prompt_logprobs) - 1
         return self.num_tokens - 1
 
+    def set_draft(self, token_ids: list[int]) -> None:
+        while self.num_tokens + len(token_ids) > len(self._tokens):
+            self._enlarge()
+        self._tokens[self.num_tokens : self.num_tokens + len(token_ids)] = token_ids
+        self.num_draft_tokens = len(token_ids)
+
+    def _enlarge(self) -> None:
+        self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+
     def append(self, token_id: int) -> None:
         if self.num_tokens == len(self._tokens):
-            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+            self._enlarge()
         self._tokens[self.num_tokens] = token_id
         self.num_tokens += 1
         self.num_completion_tokens += 1
@@ -194,6 +216,7 @@ class Sequence:
         self.num_freed_blocks = 0
         self.num_published_blocks = 0
         self.num_computed_tokens = 0
+        self.num_draft_tokens = 0
         self.prefix_node = self.workspace
 
     def event(

@@ -27,6 +27,18 @@ ENGINE_METRICS: tuple[
     ("num_waiting", GaugeMetricFamily, "num_requests_waiting", "Sequences queued"),
     ("kv_cache_usage", GaugeMetricFamily, "kv_cache_usage_ratio", "Share of KV blocks in use"),
     ("num_preempted", CounterMetricFamily, "num_preemptions", "Sequences put back for lack of KV"),
+    (
+        "num_draft_tokens",
+        CounterMetricFamily,
+        "spec_decode_num_draft_tokens",
+        "Tokens guessed ahead and computed",
+    ),
+    (
+        "num_accepted_tokens",
+        CounterMetricFamily,
+        "spec_decode_num_accepted_tokens",
+        "Of these, tokens that were right",
+    ),
     ("num_steps", CounterMetricFamily, "engine_steps", "Steps of the engine"),
     ("total_step_s", CounterMetricFamily, "engine_step_seconds", "Time spent in steps"),
     ("num_computed_tokens", CounterMetricFamily, "computed_tokens", "Positions computed in steps"),

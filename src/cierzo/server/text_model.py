@@ -31,6 +31,8 @@ class EngineStats(Protocol):
     num_waiting: int
     kv_cache_usage: float
     num_preempted: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
     num_steps: int
     num_computed_tokens: int
     total_step_s: float
