@@ -15,15 +15,18 @@ from rich.markup import escape
 from cierzo.cli.bench import bench
 from cierzo.cli.chat import chat
 from cierzo.cli.console import err
+from cierzo.cli.cost import cost
 from cierzo.cli.generate import generate
 from cierzo.cli.inspect import inspect
 from cierzo.cli.keys import KEYS
 from cierzo.cli.models import models
+from cierzo.cli.prices import PRICES
 from cierzo.cli.pull import pull
 from cierzo.cli.quantize import quantize
 from cierzo.cli.remove import remove
 from cierzo.cli.serve import serve
 from cierzo.cli.upcycle import upcycle
+from cierzo.cli.usage import usage
 from cierzo.cli.version import version
 from cierzo.cli.workspaces import WORKSPACES
 from cierzo.errors import CierzoError
@@ -39,11 +42,14 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     quantize,
     upcycle,
     remove,
+    usage,
+    cost,
     version,
 )
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "keys": ("API keys of the server.", KEYS),
+    "prices": ("Prices of the models, and the hosted service's.", PRICES),
     "workspaces": ("Workspaces, to which keys, files and usage belong.", WORKSPACES),
 }
 """Commands of two words: the first → its help, and what may follow it."""

@@ -67,6 +67,7 @@ class Period:
     until_ms: int | None = None
     workspace_id: str | None = None
     key_id: str | None = None
+    is_batch: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found = [_columns.created_at_ms >= self.since_ms]
@@ -76,6 +77,8 @@ class Period:
             found.append(_columns.workspace_id == self.workspace_id)
         if self.key_id is not None:
             found.append(_columns.key_id == self.key_id)
+        if self.is_batch is not None:
+            found.append(_columns.is_batch.is_(self.is_batch))
         return found
 
 
@@ -123,6 +126,29 @@ def summarise(
         )
         for row in rows
     ]
+
+
+def busy_ms(database: Database, period: Period) -> int:
+    """How long at least one request of the period was being answered."""
+    start = (_columns.created_at_ms - _columns.duration_ms).label("start")
+    query = select(start, _columns.created_at_ms).where(*period.conditions()).order_by(start)
+
+    def add_up(connection: Connection) -> int:
+        total_ms, covered_until = 0, 0
+        for begin, end in connection.execute(query.execution_options(yield_per=10_000)):
+            total_ms += max(0, end - max(begin, covered_until))
+            covered_until = max(covered_until, end)
+        return total_ms
+
+    return database.read(add_up)
+
+
+def span_ms(database: Database, period: Period) -> int:
+    """From the beginning of the first request of the period to the end of its last."""
+    first = func.min(_columns.created_at_ms - _columns.duration_ms)
+    query = select(first, func.max(_columns.created_at_ms)).where(*period.conditions())
+    begin, end = database.read(lambda connection: connection.execute(query).one())
+    return 0 if begin is None else int(end) - int(begin)
 
 
 def _grouped(period: Period, by: Sequence[By]) -> Select[Any]:

@@ -16,6 +16,7 @@ from cierzo.errors import StoreError
 from cierzo.ids import now_ms
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
+from cierzo.store.ledger import UsageSum
 from cierzo.store.tables import prices
 
 CACHED_PERCENT = 10
@@ -49,6 +50,11 @@ class Price:
         amount *= self.batch_percent if is_batch else 100
         divisor = _TOKENS * 100 * 100
         return (2 * amount + divisor) // (2 * divisor)
+
+    def of(self, usage: UsageSum, *, is_batch: bool = False) -> int:
+        """Of many requests together, rounded once."""
+        counts = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+        return self.cost_micros(*counts, is_batch=is_batch)
 
 
 FREE = Price(0, 0)
