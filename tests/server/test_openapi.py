@@ -38,7 +38,7 @@ def test_every_reference_leads_somewhere(client: httpx.Client) -> None:
 def test_the_body_lists_every_field(client: httpx.Client, route: Route) -> None:
     assert route.body is not None
     document = client.get("/openapi.json").json()
-    content = document["paths"][route.path]["post"]["requestBody"]["content"]
+    content = document["paths"][route.path][route.method.lower()]["requestBody"]["content"]
     name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
     assert set(document["components"]["schemas"][name]["properties"]) == {
         field.alias or name for name, field in route.body.model_fields.items()

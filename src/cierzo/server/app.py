@@ -36,7 +36,8 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
-from cierzo.server.routes import chat, embeddings, fim, health, models
+from cierzo.server.routes import admin, chat, embeddings, fim, health, models
+from cierzo.server.schemas import admin as wire
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.common import ErrorBody
 from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
@@ -55,7 +56,7 @@ MIDDLEWARE = (
     Middleware(
         CORSMiddleware,
         allow_origin_regex=LOOPBACK_ORIGIN,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "PATCH", "DELETE"),
         allow_headers=("*",),
         expose_headers=(
             "x-request-id",
@@ -82,6 +83,51 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
 
+
+_KEYS, _WORKSPACES = "/v1/admin/api-keys", "/v1/admin/workspaces"
+
+ADMIN_ROUTES: tuple[Route, ...] = (
+    Route("GET", _KEYS, admin.list_keys, "admin", answer=wire.KeyList),
+    Route("POST", _KEYS, admin.create_key, "admin", wire.CreateKeyRequest, wire.KeyBody),
+    Route(
+        "PATCH",
+        _KEYS + "/{key_id}",
+        admin.update_key,
+        "admin",
+        wire.UpdateLimitsRequest,
+        wire.KeyBody,
+    ),
+    Route("DELETE", _KEYS + "/{key_id}", admin.revoke_key, "admin", answer=wire.KeyBody),
+    Route("GET", _WORKSPACES, admin.list_workspaces, "admin", answer=wire.WorkspaceList),
+    Route(
+        "POST",
+        _WORKSPACES,
+        admin.create_workspace,
+        "admin",
+        wire.CreateWorkspaceRequest,
+        wire.WorkspaceBody,
+    ),
+    Route(
+        "PATCH",
+        _WORKSPACES + "/{workspace_id}",
+        admin.update_workspace,
+        "admin",
+        wire.UpdateLimitsRequest,
+        wire.WorkspaceBody,
+    ),
+    Route(
+        "DELETE",
+        _WORKSPACES + "/{workspace_id}",
+        admin.archive_workspace,
+        "admin",
+        answer=wire.WorkspaceBody,
+    ),
+    Route("GET", "/v1/admin/prices", admin.list_prices, "admin", answer=wire.PriceList),
+    Route(
+        "POST", "/v1/admin/prices", admin.set_price, "admin", wire.SetPriceRequest, wire.PriceList
+    ),
+    Route("GET", "/v1/admin/usage", admin.report_usage, "admin", answer=wire.UsageReport),
+)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -110,6 +156,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
+    *ADMIN_ROUTES,
     Route("GET", "/health", health.health, "open"),
     Route("GET", "/metrics", health.metrics, "metrics"),
 )
@@ -139,12 +186,13 @@ def build_app(
     app.state.models = served
     app.state.config = config
     app.state.metrics = Metrics(served)
+    app.state.database = database
     app.state.auth = Authenticator(database)
     app.state.metering = Metering(database, served, config.max_open_per_workspace)
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
-    bodies = {route.path: route.body for route in ROUTES if route.body is not None}
+    bodies = {(r.path, r.method.lower()): r.body for r in ROUTES if r.body is not None}
     keyed = {route.path.replace(":path}", "}") for route in ROUTES if route.scope != "open"}
     app.openapi = cache(lambda: describe(app, bodies, keyed))  # type: ignore[method-assign]
     return app

@@ -22,8 +22,8 @@ from cierzo.ids import now_ms
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.limits import Limits
+from cierzo.store.names import checked_name, printable
 from cierzo.store.tables import api_keys, workspaces
-from cierzo.store.workspaces import checked_name
 
 ENDPOINTS = ("chat", "fim", "embeddings", "classifiers", "files", "batch")
 """What a key may be confined to. The administration is for admin keys only."""
@@ -125,8 +125,17 @@ def list_all(database: Database, workspace_id: str | None = None) -> list[ApiKey
     """Every key, oldest first; the revoked ones too."""
     query = _QUERY.order_by(api_keys.c.created_at_ms, api_keys.c.id)
     if workspace_id is not None:
-        query = query.where(api_keys.c.workspace_id == workspace_id)
+        query = query.where(api_keys.c.workspace_id == printable(workspace_id))
     return [_key(row) for row in database.read(lambda c: c.execute(query).all())]
+
+
+def get(database: Database, key_id: str) -> ApiKey:
+    """Raises StoreNotFoundError."""
+    query = _QUERY.where(api_keys.c.id == printable(key_id))
+    row = database.read(lambda connection: connection.execute(query).first())
+    if row is None:
+        raise StoreNotFoundError("no key of that id")
+    return _key(row)
 
 
 def find(database: Database, name_or_id: str) -> ApiKey:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, tex
 
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
+from cierzo.store.names import printable
 from cierzo.store.tables import api_keys, usage_records, workspaces
 
 Status = Literal["ok", "aborted", "failed"]
@@ -74,9 +75,9 @@ class Period:
         if self.until_ms is not None:
             found.append(_columns.created_at_ms < self.until_ms)
         if self.workspace_id is not None:
-            found.append(_columns.workspace_id == self.workspace_id)
+            found.append(_columns.workspace_id == printable(self.workspace_id))
         if self.key_id is not None:
-            found.append(_columns.key_id == self.key_id)
+            found.append(_columns.key_id == printable(self.key_id))
         if self.is_batch is not None:
             found.append(_columns.is_batch.is_(self.is_batch))
         return found

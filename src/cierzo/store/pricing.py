@@ -17,11 +17,15 @@ from cierzo.ids import now_ms
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.ledger import UsageSum
+from cierzo.store.names import checked_name
 from cierzo.store.tables import prices
 
 CACHED_PERCENT = 10
 BATCH_PERCENT = 50
 """What the hosted service bills of an input token from its cache, and of a batch's tokens."""
+
+MAX_MICROS = 10**12
+"""A million dollars per million tokens: past it sums would leave the columns."""
 
 _TOKENS = 1_000_000
 
@@ -34,6 +38,12 @@ class Price:
     output_micros: int
     cached_percent: int = CACHED_PERCENT
     batch_percent: int = BATCH_PERCENT
+
+    def __post_init__(self) -> None:
+        for name, amount in asdict(self).items():
+            bound = 100 if name.endswith("percent") else MAX_MICROS
+            if not 0 <= amount <= bound:
+                raise StoreError(f"{name} must be between 0 and {bound}; got {amount}")
 
     def cost_micros(
         self,
@@ -77,7 +87,7 @@ def set_price(database: Database, model: str, price: Price, effective_at_ms: int
     # A minute's grace: "from now on" was read off a clock that is not ours.
     if effective_at_ms < now_ms() - 60_000:
         raise StoreError("a price cannot begin in the past: what was charged stays as it was")
-    row = {"model": model, "effective_at_ms": effective_at_ms, **asdict(price)}
+    row = {"model": checked_name(model), "effective_at_ms": effective_at_ms, **asdict(price)}
     same = (prices.c.model == model) & (prices.c.effective_at_ms == effective_at_ms)
 
     def replace(connection: Connection) -> None:

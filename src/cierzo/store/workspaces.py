@@ -12,9 +12,8 @@ from cierzo.ids import new_id, now_ms
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.limits import Limits
+from cierzo.store.names import checked_name, printable
 from cierzo.store.tables import DEFAULT_ID, workspaces
-
-MAX_NAME_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +77,9 @@ def archive(database: Database, workspace_id: str) -> None:
     database.write(lambda connection: connection.execute(live.values(archived_at_ms=at_ms)))
 
 
-def checked_name(name: str) -> str:
-    """A name that can be shown on a line. Raises StoreError."""
-    if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise StoreError(
-            f"a name has 1 to {MAX_NAME_CHARS} printable characters; got {name[:50]!r}"
-        )
-    return name
-
-
 def _find(connection: Connection, name_or_id: str) -> Workspace:
     columns = workspaces.c
+    name_or_id = printable(name_or_id)
     wanted = or_(columns.id == name_or_id, columns.name == name_or_id)
     row = connection.execute(select(workspaces).where(wanted)).first()
     if row is None:

@@ -1,0 +1,243 @@
+"""`/v1/admin/…`: what the command line does with keys, workspaces, prices and usage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cierzo.errors import RequestError
+from cierzo.ids import now_ms
+from cierzo.server.error_responses import json_response
+from cierzo.server.request_body import parse_json, read_body
+from cierzo.server.schemas import admin as wire
+from cierzo.store import Database, api_keys, ledger, pricing, workspaces
+from cierzo.store.api_keys import ApiKey
+from cierzo.store.ledger import By, Period, UsageSum
+from cierzo.store.limits import Limits
+from cierzo.store.workspaces import Workspace
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_PAGE = 1000
+
+Body = TypeVar("Body", bound=wire.AdminModel)
+
+
+async def list_keys(request: Request) -> Response:
+    """`limit`, `offset`, `name`, `workspace_id`."""
+    query, database = request.query_params, _database(request)
+    found = await database.in_thread(api_keys.list_all, database, query.get("workspace_id"))
+    if "name" in query:
+        found = [key for key in found if key.name == query["name"]]
+    offset = _count(request, "offset", 0)
+    page = found[offset : offset + min(MAX_PAGE, _count(request, "limit", 100))]
+    return _json(wire.KeyList(total=len(found), keys=[_key(key) for key in page]))
+
+
+async def create_key(request: Request) -> Response:
+    body = await _read(request, wire.CreateKeyRequest)
+    database = _database(request)
+
+    def create() -> tuple[ApiKey, str]:
+        return api_keys.create(
+            database,
+            body.name,
+            workspaces.find(database, body.workspace_id).id,
+            is_admin=body.is_admin,
+            endpoints=body.endpoints,
+            models=body.models,
+            expires_at_ms=None if body.expiration is None else _ms(body.expiration),
+            limits=_limits(body.limits),
+        )
+
+    key, spelling = await database.in_thread(create)
+    return _json(_key(key).model_copy(update={"key": spelling}))
+
+
+async def update_key(request: Request) -> Response:
+    body = await _read(request, wire.UpdateLimitsRequest)
+    key = await _found_key(request)
+    database = _database(request)
+    await database.in_thread(api_keys.set_limits, database, key.id, _limits(body.limits))
+    return await _changed_key(request)
+
+
+async def revoke_key(request: Request) -> Response:
+    key = await _found_key(request)
+    database = _database(request)
+    await database.in_thread(api_keys.revoke, database, key.id)
+    return await _changed_key(request)
+
+
+async def list_workspaces(request: Request) -> Response:
+    database = _database(request)
+    found = await database.in_thread(workspaces.list_all, database)
+    return _json(wire.WorkspaceList(data=[_workspace(workspace) for workspace in found]))
+
+
+async def create_workspace(request: Request) -> Response:
+    body = await _read(request, wire.CreateWorkspaceRequest)
+    database = _database(request)
+    limits = _limits(body.limits)
+    made = await database.in_thread(workspaces.create, database, body.name, limits)
+    return _json(_workspace(made))
+
+
+async def update_workspace(request: Request) -> Response:
+    body = await _read(request, wire.UpdateLimitsRequest)
+    found = await _found_workspace(request)
+    database = _database(request)
+    await database.in_thread(workspaces.set_limits, database, found.id, _limits(body.limits))
+    request.app.state.auth.forget()
+    return _json(_workspace(await _found_workspace(request)))
+
+
+async def archive_workspace(request: Request) -> Response:
+    found = await _found_workspace(request)
+    database = _database(request)
+    await database.in_thread(workspaces.archive, database, found.id)
+    request.app.state.auth.forget()
+    return _json(_workspace(await _found_workspace(request)))
+
+
+async def list_prices(request: Request) -> Response:
+    database = _database(request)
+    found = await database.in_thread(pricing.list_prices, database)
+    data = [
+        wire.PriceBody(model=row.model, effective_at=_iso(row.effective_at_ms), **asdict(row.price))
+        for row in found
+    ]
+    return _json(wire.PriceList(data=data))
+
+
+async def set_price(request: Request) -> Response:
+    body = await _read(request, wire.SetPriceRequest)
+    price = pricing.Price(
+        body.input_micros, body.output_micros, body.cached_percent, body.batch_percent
+    )
+    at_ms = now_ms() if body.effective_at is None else _ms(body.effective_at)
+    database = _database(request)
+    await database.in_thread(pricing.set_price, database, body.model, price, at_ms)
+    return await list_prices(request)
+
+
+async def report_usage(request: Request) -> Response:
+    """`month` and `year` (default: this month), `workspace_id`, `key_id`, `by` (repeated)."""
+    query, database = request.query_params, _database(request)
+    now = datetime.now(UTC)
+    year, month = _count(request, "year", now.year), _count(request, "month", now.month)
+    if not (1 <= month <= 12 and 1970 <= year <= 9998):
+        raise RequestError(f"there is no month {month} of {year}", param="month")
+    start = datetime(year, month, 1, tzinfo=UTC)
+    end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    period = Period(_ms(start), _ms(end), query.get("workspace_id"), query.get("key_id"))
+    by: list[By] = []
+    for kind in query.getlist("by") or ["model"]:
+        if kind not in get_args(By):
+            raise RequestError(f"by is one of {', '.join(get_args(By))}; got {kind!r}", param="by")
+        by.append(kind)  # type: ignore[arg-type]
+    lines = await database.in_thread(ledger.summarise, database, period, by)
+    total = await database.in_thread(ledger.total, database, period)
+    report = wire.UsageReport(
+        start_date=_iso(period.since_ms),
+        end_date=_iso(_ms(end)),
+        total=_usage(total, []),
+        data=[_usage(line, by) for line in lines],
+    )
+    return _json(report)
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _read(request: Request, schema: type[Body]) -> Body:
+    return await read_body(request, partial(parse_json, schema=schema), MAX_BODY_BYTES)
+
+
+async def _found_key(request: Request) -> ApiKey:
+    database = _database(request)
+    return await database.in_thread(api_keys.get, database, request.path_params["key_id"])
+
+
+async def _changed_key(request: Request) -> Response:
+    request.app.state.auth.forget()
+    return _json(_key(await _found_key(request)))
+
+
+async def _found_workspace(request: Request) -> Workspace:
+    database, name = _database(request), request.path_params["workspace_id"]
+    return await database.in_thread(workspaces.find, database, name)
+
+
+def _count(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise RequestError(f"{name} is a whole number; got {text[:50]!r}", param=name)
+    return int(text)
+
+
+def _limits(body: wire.LimitsBody) -> Limits:
+    return Limits(**body.model_dump())
+
+
+def _key(key: ApiKey) -> wire.KeyBody:
+    return wire.KeyBody(
+        key_id=key.id,
+        name=key.name,
+        hidden_key=f"cierzo_{key.id}_…",
+        workspace_id=key.workspace_id,
+        workspace=key.workspace,
+        is_admin=key.is_admin,
+        endpoints=None if key.endpoints is None else list(key.endpoints),
+        models=None if key.models is None else list(key.models),
+        created_at=_iso(key.created_at_ms),
+        expiration_date=None if key.expires_at_ms is None else _iso(key.expires_at_ms),
+        revoked_at=None if key.revoked_at_ms is None else _iso(key.revoked_at_ms),
+        limits=wire.LimitsBody(**key.limits.columns()),
+    )
+
+
+def _workspace(workspace: Workspace) -> wire.WorkspaceBody:
+    archived = workspace.archived_at_ms
+    return wire.WorkspaceBody(
+        id=workspace.id,
+        name=workspace.name,
+        created_at=_iso(workspace.created_at_ms),
+        archived_at=None if archived is None else _iso(archived),
+        limits=wire.LimitsBody(**workspace.limits.columns()),
+    )
+
+
+def _usage(line: UsageSum, by: list[By]) -> wire.UsageLine:
+    return wire.UsageLine(
+        group=dict(zip(by, line.group, strict=True)),
+        requests=line.requests,
+        prompt_tokens=line.prompt_tokens,
+        cached_tokens=line.cached_tokens,
+        completion_tokens=line.completion_tokens,
+        total_tokens=line.total_tokens,
+        price_micros=line.price_micros,
+    )
+
+
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _ms(moment: datetime) -> int:
+    """Without an offset it is UTC."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)
+
+
+def _json(body: BaseModel) -> Response:
+    return json_response(body.model_dump())
