@@ -7,7 +7,7 @@ fills `EngineConfig` from flags and variables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 BLOCK_SIZE = 16
@@ -106,7 +106,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     moe: MoeConfig | None = None
     query_temperature: QueryTemperature | None = None
-    pooling: Pooling = "last"
+    pooling: Pooling = field(default="last", repr=False)  # no part of what the logits depend on
 
     @property
     def queries_per_kv_head(self) -> int:
