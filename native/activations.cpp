@@ -8,6 +8,11 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
+// Groups of a chunk of tiles. Two panels of weights of that depth (18 KB) stay in L1 while blocks
+// of rows, as deep, stream past; with deeper chunks they do not, with flatter ones the partial sums
+// come and go more often.
+constexpr int64_t kMaxChunkGroups = 9;
+
 constexpr bool is_symmetric(WeightFormat format) {
     return format == WeightFormat::kInt4 || format == WeightFormat::kInt8;
 }
@@ -18,17 +23,23 @@ Activations::Activations(WeightFormat format, int64_t rows, int64_t n_in)
     : format_(format), rows_(rows), n_in_(n_in), groups_((n_in + kGroup - 1) / kGroup) {
     // A single block is as high as it has rows, so that the one row of a decode step stays
     // contiguous; AMX reads 16 rows whatever they hold.
-    pitch_ = rows >= kBlockRows || use_amx(format, rows) ? kBlockRows : int(rows);
+    pitch_ = rows >= kBlockRows || use_amx(rows) || is_tiled() ? kBlockRows : int(rows);
+    num_chunks_ = (groups_ + kMaxChunkGroups - 1) / kMaxChunkGroups;
 }
 
 int64_t Activations::block_value_nbytes() const {
-    // bf16 rows may be kept as float (vector path): room for the larger.
-    return groups_ * pitch_ * (format_ == WeightFormat::kBf16 ? kGroup * 4 : kGroup);
+    const int64_t value_nbytes = format_ != WeightFormat::kBf16 ? 1 : is_tiled() ? 2 : 4;
+    return groups_ * pitch_ * kGroup * value_nbytes;
 }
 
 int64_t Activations::nbytes() const {
     const int64_t notes = format_ == WeightFormat::kBf16 ? 0 : groups_ * pitch_ * 8;
     return round_up(num_blocks() * (block_value_nbytes() + notes), 64);
+}
+
+uint8_t* Activations::tiles(int64_t chunk, int64_t block) const {
+    const int64_t first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
+    return memory_ + (first * num_blocks() + block * groups) * tile_nbytes(WeightFormat::kBf16);
 }
 
 Block Activations::block(int64_t index) const {
@@ -48,8 +59,19 @@ Block Activations::block(int64_t index) const {
 
 void Activations::prepare(const float* x, const int32_t* row_ids, int64_t begin,
                           int64_t end) const {
+    const auto row_at = [&](int64_t i) {
+        return x + (row_ids == nullptr ? i : row_ids[i]) * n_in_;
+    };
+    if (is_tiled()) {
+        // Chunk by chunk of a block, so that its tiles are in L1 until all rows are in.
+        for (int64_t block = begin / kBlockRows; block * kBlockRows < end; ++block)
+            for (int64_t chunk = 0; chunk < num_chunks_; ++chunk)
+                for (int64_t i = block * kBlockRows; i < (block + 1) * kBlockRows; ++i)
+                    if (i >= begin && i < end) prepare_tiles(row_at(i), i, chunk);
+        return;
+    }
     for (int64_t i = begin; i < end; ++i) {
-        const float* row = x + (row_ids == nullptr ? i : row_ids[i]) * n_in_;
+        const float* row = row_at(i);
         if (format_ == WeightFormat::kBf16)
             prepare_bf16(row, i);
         else
@@ -89,27 +111,41 @@ void Activations::prepare_int(const float* row, int64_t index) const {
     }
 }
 
+namespace {
+
+// Inputs [16 * half, 16 * half + 16) of a group; denormals become zeros as the AMX unit reads them,
+// before rounding could make them normal numbers. (An addition, because a product with 1 would be
+// optimised away.)
+inline f32x16 load_half(const float* row, int64_t n_in, int64_t group, int64_t half) {
+    const int64_t k = group * kGroup + half * kLanes;
+    const int64_t left = n_in - k;
+    const f32x16 x = left >= kLanes ? f32x16::load(row + k)
+                     : left > 0     ? f32x16::load_partial(row + k, int(left))
+                                    : f32x16::zero();
+    return x + f32x16::zero();
+}
+
+}  // namespace
+
 void Activations::prepare_bf16(const float* row, int64_t index) const {
     const Block b = block(index / kBlockRows);
     const int64_t r = index % kBlockRows;
-    const bool tiles = use_amx(format_, b.rows);
     for (int64_t g = 0; g < groups_; ++g) {
-        alignas(64) uint16_t rounded[kGroup];
+        float* out = reinterpret_cast<float*>(b.values) + (g * b.pitch + r) * kGroup;
         for (int64_t half = 0; half < 2; ++half) {
-            const int64_t k = g * kGroup + half * 16;
-            const int64_t left = n_in_ - k;
-            const f32x16 v = left >= 16 ? f32x16::load(row + k)
-                             : left > 0 ? f32x16::load_partial(row + k, int(left))
-                                        : f32x16::zero();
-            store_bf16(rounded + half * 16, v);
+            alignas(64) uint16_t rounded[kLanes];
+            store_bf16(rounded, load_half(row, n_in_, g, half));
+            f32x16::load_bf16(rounded).store(out + half * kLanes);
         }
-        if (tiles) {
-            std::memcpy(b.values + (g * kBlockRows + r) * sizeof rounded, rounded, sizeof rounded);
-        } else {
-            float* out = reinterpret_cast<float*>(b.values) + (g * b.pitch + r) * kGroup;
-            f32x16::load_bf16(rounded).store(out);
-            f32x16::load_bf16(rounded + 16).store(out + 16);
-        }
+    }
+}
+
+void Activations::prepare_tiles(const float* row, int64_t index, int64_t chunk) const {
+    uint8_t* out = tiles(chunk, index / kBlockRows) + index % kBlockRows * kGroup * 2;
+    for (int64_t g = chunk_begin(chunk); g < chunk_begin(chunk + 1); ++g) {
+        store_bf16_pair(reinterpret_cast<uint16_t*>(out), load_half(row, n_in_, g, 0),
+                        load_half(row, n_in_, g, 1));
+        out += tile_nbytes(WeightFormat::kBf16);
     }
 }
 

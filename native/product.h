@@ -20,15 +20,12 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 inline constexpr int kBlockRows = 16;
 
-// Whether a block of so many rows goes to the AMX unit, which always works on 16. Measured: for
-// bf16 one pass of it costs as much as a single row on the vector unit. For integers the scaling of
-// 16 x 16 results, on the vector unit, costs as much as twelve rows there.
-inline constexpr bool use_amx([[maybe_unused]] WeightFormat format, [[maybe_unused]] int64_t rows) {
-#if CIERZO_ISA_LEVEL >= 3
-    return rows >= (format == WeightFormat::kBf16 ? 2 : 12);
-#else
-    return false;
-#endif
+inline constexpr bool kHasTiles = CIERZO_ISA_LEVEL >= 3;
+
+// Whether a block of so many integer rows goes to the AMX unit, which always works on 16. Measured:
+// the scaling of 16 x 16 results, on the vector unit, costs as much as twelve rows there.
+inline constexpr bool use_amx(int64_t rows) {
+    return kHasTiles && rows >= 12;
 }
 
 #if CIERZO_ISA_LEVEL < 3
@@ -41,8 +38,7 @@ class TileScope {  // the other instruction sets have no tiles to configure
 
 // One block of prepared rows: a view into its Activations' memory.
 struct Block {
-    uint8_t* values;  // int8 [groups][pitch][32]; bf16: AMX tiles [groups][16][32] bf16, or
-                      // float [groups][pitch][32] where the vector path takes the block
+    uint8_t* values;  // [groups][pitch][32], int8; or float where the rows are bf16
     float* scales;    // [groups][pitch]; integer formats only
     int32_t*
         starts;  // [groups][pitch]: -zero * Σ q, where the integer dot product starts (symmetric)
@@ -69,17 +65,29 @@ class Activations {
 
     // Prepares rows [begin, end): row i is x + row_ids[i] * n_in, or x + i * n_in without row_ids.
     void prepare(const float* x, const int32_t* row_ids, int64_t begin, int64_t end) const;
+    // Of rows that are not tiled.
     Block block(int64_t index) const;
+
+    // bf16 rows are AMX tiles where there are such: the groups are cut into chunks, and a chunk
+    // holds [blocks][its groups][16 rows][32] bf16. What the unit walks at a time lies together:
+    // blocks that were 4096 inputs apart would compete for the same few lines of each cache.
+    bool is_tiled() const { return kHasTiles && format_ == WeightFormat::kBf16; }
+    int64_t num_chunks() const { return num_chunks_; }
+    int64_t chunk_begin(int64_t chunk) const { return groups_ * chunk / num_chunks_; }
+    // The first tile of one block in one chunk; the chunk's other groups follow.
+    uint8_t* tiles(int64_t chunk, int64_t block) const;
 
   private:
     void prepare_int(const float* row, int64_t index) const;
     void prepare_bf16(const float* row, int64_t index) const;
+    void prepare_tiles(const float* row, int64_t index, int64_t chunk) const;
     int64_t block_value_nbytes() const;
 
     WeightFormat format_;
     int64_t rows_;
     int64_t n_in_;
     int64_t groups_;
+    int64_t num_chunks_;
     int pitch_;
     uint8_t* memory_ = nullptr;
 };
@@ -87,11 +95,17 @@ class Activations {
 // sums[p][row][16] = Σ x · w of panels [panel, panel + num_panels) for the rows of blocks
 // [block_begin, block_end); `row` counts from the first block, pitch = 16 * (block_end -
 // block_begin). Rows past the last one may be written with anything. Call inside a TileScope of the
-// rows' format.
+// rows' format. Not for tiled rows.
 void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
                     const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels);
 
-// The two inner families, for panel_products.
+// The same for tiled rows and one or two panels, over the groups of chunks [chunk_begin, chunk_end)
+// only: they are added to `sums` unless the first chunk is among them.
+void tile_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
+                   const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels,
+                   int64_t chunk_begin, int64_t chunk_end);
+
+// The inner families, for panel_products.
 void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
                int64_t num_panels);

@@ -1,8 +1,8 @@
 // Panels of bf16 weights times bf16 rows, in the order of the AMX unit.
 //
 // tdpbf16ps takes 32 inputs: from zero, one chain of fused multiply-adds over the even inputs and
-// one over the odd ones, then acc += even + odd, denormals flushed. The vector path does the same
-// in the same order.
+// one over the odd ones, then acc += even + odd, denormals flushed. This is the same in the same
+// order, for instruction sets without it.
 #include "dequantize.h"
 #include "product.h"
 #include "scratch.h"
@@ -72,66 +72,6 @@ void vector_block(float* sums, const Block& x, const uint8_t* panel, int64_t gro
     }
 }
 
-#if CIERZO_ISA_LEVEL >= 3
-
-// kBlocks (1 or 2) blocks of rows times kPanels (1 or 2) panels, all inputs: the results stay in
-// tiles 0-3, and with 2 x 2 each loaded tile is used twice.
-template <int kBlocks, int kPanels>
-void tile_blocks(float* sums, int64_t panel_pitch, const uint8_t* a0, const uint8_t* a1,
-                 const uint8_t* b0, const uint8_t* b1, int64_t groups, bool first) {
-    tile_zero<0>();
-    if constexpr (kPanels == 2) tile_zero<1>();
-    if constexpr (kBlocks == 2) tile_zero<2>();
-    if constexpr (kBlocks == 2 && kPanels == 2) tile_zero<3>();
-    for (int64_t offset = 0; offset < groups * kTileNbytes; offset += kTileNbytes) {
-        if (first) {
-            for (int64_t line = 0; line < kTileNbytes; line += 64) {
-                prefetch(b0 + offset + kPrefetchNbytes + line);
-                if constexpr (kPanels == 2) prefetch(b1 + offset + kPrefetchNbytes + line);
-            }
-        }
-        tile_load<4>(a0 + offset, 64);
-        tile_load<6>(b0 + offset, 64);
-        tile_dot_bf16<0, 4, 6>();
-        if constexpr (kPanels == 2) {
-            tile_load<7>(b1 + offset, 64);
-            tile_dot_bf16<1, 4, 7>();
-        }
-        if constexpr (kBlocks == 2) {
-            tile_load<5>(a1 + offset, 64);
-            tile_dot_bf16<2, 5, 6>();
-            if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
-        }
-    }
-    constexpr int64_t kBlockFloats = kBlockRows * kPanel;
-    tile_store<0>(sums, 64);
-    if constexpr (kPanels == 2) tile_store<1>(sums + panel_pitch, 64);
-    if constexpr (kBlocks == 2) tile_store<2>(sums + kBlockFloats, 64);
-    if constexpr (kBlocks == 2 && kPanels == 2)
-        tile_store<3>(sums + panel_pitch + kBlockFloats, 64);
-}
-
-void tile_panels(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
-                 int64_t block_end, const uint8_t* panel, int64_t panel_nbytes,
-                 int64_t num_panels) {
-    const int64_t groups = x.num_groups();
-    for (int64_t p = 0; p < num_panels; p += 2) {
-        const uint8_t* b0 = panel + p * panel_nbytes;
-        const bool two_panels = p + 1 < num_panels;
-        for (int64_t b = block_begin; b < block_end; b += 2) {
-            float* out = sums + p * panel_pitch + (b - block_begin) * kBlockRows * kPanel;
-            const bool two_blocks = b + 1 < block_end;
-            const uint8_t* a0 = x.block(b).values;
-            const uint8_t* a1 = two_blocks ? x.block(b + 1).values : a0;
-            const auto product = two_blocks ? (two_panels ? tile_blocks<2, 2> : tile_blocks<2, 1>)
-                                            : (two_panels ? tile_blocks<1, 2> : tile_blocks<1, 1>);
-            product(out, panel_pitch, a0, a1, b0, b0 + panel_nbytes, groups, b == block_begin);
-        }
-    }
-}
-
-#endif
-
 }  // namespace
 
 void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
@@ -154,14 +94,7 @@ void panel_products(float* sums, const Activations& x, int64_t block_begin, int6
 void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
                 int64_t block_end, const uint8_t* panel, int64_t num_panels) {
     const int64_t panel_nbytes = x.num_groups() * kTileNbytes;
-    int64_t vector_begin = block_begin;
-#if CIERZO_ISA_LEVEL >= 3
-    vector_begin = use_amx(x.format(), x.block(block_end - 1).rows) ? block_end : block_end - 1;
-    if (vector_begin > block_begin)
-        tile_panels(sums, panel_pitch, x, block_begin, vector_begin, panel, panel_nbytes,
-                    num_panels);
-#endif
-    for (int64_t b = vector_begin; b < block_end; ++b)
+    for (int64_t b = block_begin; b < block_end; ++b)
         for (int64_t p = 0; p < num_panels; ++p)
             vector_block(sums + p * panel_pitch + (b - block_begin) * kBlockRows * kPanel,
                          x.block(b), panel + p * panel_nbytes, x.num_groups());

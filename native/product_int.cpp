@@ -231,7 +231,7 @@ void int_panel_of(float* sums, int64_t panel_pitch, const Activations& x, int64_
     // Only the last block may have too few rows for AMX.
     int64_t vector_begin = block_begin;
 #if CIERZO_ISA_LEVEL >= 3
-    vector_begin = use_amx(kFormat, x.block(block_end - 1).rows) ? block_end : block_end - 1;
+    vector_begin = use_amx(x.block(block_end - 1).rows) ? block_end : block_end - 1;
     if (vector_begin > block_begin)
         for (int64_t p = 0; p < num_panels; ++p)
             tile_blocks<kFormat>(sums + p * panel_pitch, x, block_begin, vector_begin,

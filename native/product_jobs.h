@@ -65,6 +65,9 @@ inline constexpr int64_t kRowsNbytes = 1 << 20;
 // Weights of one unit where few rows make a product bound by memory: some 2 us of streaming, so
 // that the last unit's wait stays small.
 inline constexpr int64_t kUnitNbytes = 64 << 10;
+// Tiled rows are walked in passes over some of their groups, so that those stay in half of L2; more
+// rows than this would leave each pass too few groups, and their sums too little of the other half.
+inline constexpr int64_t kMaxTiledBlocks = 32;
 
 struct UnitPlan {
     int64_t row_blocks;  // blocks of 16 rows per unit
@@ -75,7 +78,7 @@ struct UnitPlan {
 inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight& weight,
                            int64_t granule, int64_t num_threads) {
     const int64_t row_nbytes =
-        weight.num_groups() * (jobs[0].x.format() == WeightFormat::kBf16 ? 2 * kGroup : kGroup + 8);
+        weight.num_groups() * (jobs[0].x.format() == WeightFormat::kBf16 ? 4 * kGroup : kGroup + 8);
     int64_t row_blocks = kRowsNbytes / (row_nbytes * kBlockRows);
     if (row_blocks < 2) row_blocks = 2;
     int64_t total_panels = 0;
@@ -89,6 +92,43 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
     // Multiples of four, or at least two, keep the inner loops at their widest.
     const int64_t even = panels >= 4 ? panels / 4 * 4 : panels >= 2 ? 2 : granule;
     return {row_blocks, even};
+}
+
+// How often a unit walks its panels: each time with as many groups as leave its rows in half of L2.
+inline int64_t num_passes(const Activations& x, int64_t num_blocks) {
+    const int64_t nbytes = num_blocks * x.num_groups() * tile_nbytes(WeightFormat::kBf16);
+    const int64_t passes = (nbytes + kRowsNbytes - 1) / kRowsNbytes;
+    return passes < x.num_chunks() ? passes : x.num_chunks();
+}
+
+// The same for tiled rows.
+inline UnitPlan plan_tiled_units(const Job* jobs, int64_t num_jobs, const PackedWeight& weight,
+                                 int64_t num_threads) {
+    int64_t most_blocks = 1;
+    for (int64_t j = 0; j < num_jobs; ++j)
+        if (jobs[j].x.num_blocks() > most_blocks) most_blocks = jobs[j].x.num_blocks();
+    const int64_t ranges = (most_blocks + kMaxTiledBlocks - 1) / kMaxTiledBlocks;
+    const int64_t row_blocks = (most_blocks + ranges - 1) / ranges;
+    int64_t num_ranges = 0;
+    for (int64_t j = 0; j < num_jobs; ++j)
+        num_ranges += (jobs[j].x.num_blocks() + row_blocks - 1) / row_blocks;
+    // Between passes the sums of all panels wait in the other half of L2.
+    const int64_t sums_nbytes = row_blocks * kBlockRows * kPanel * int64_t(sizeof(float));
+    const int64_t cap = num_passes(jobs[0].x, row_blocks) > 1 ? kRowsNbytes / sums_nbytes : 64;
+    // Of the even sizes that make 2 to 8 units a thread the one that ends first, then the largest.
+    UnitPlan best{row_blocks, 2};
+    int64_t best_end = INT64_MAX;
+    for (int64_t share = 2; share <= 8; ++share) {
+        const int64_t fair = num_ranges * weight.num_panels() / (share * num_threads);
+        const int64_t panels = fair < 2 ? 2 : fair > cap ? cap / 2 * 2 : round_up(fair, 2);
+        const int64_t units = num_ranges * ((weight.num_panels() + panels - 1) / panels);
+        const int64_t end = (units + num_threads - 1) / num_threads * panels;
+        if (end < best_end) {
+            best_end = end;
+            best.panels = panels;
+        }
+    }
+    return best;
 }
 
 // A single row is bound by memory, and a core reads several streams faster than one. So a thread's
@@ -123,21 +163,25 @@ inline bool are_single_int_rows(const Job* jobs, int64_t num_jobs) {
     return jobs[0].x.format() != WeightFormat::kBf16;
 }
 
-// Multiplies every job's rows, all of one format, with every panel; epilogue(const Sums&) runs on
-// the thread that has them.
-template <class Epilogue>
-void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
-              const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
-    if (num_jobs == 0) return;
-    if (are_single_int_rows(jobs, num_jobs)) {
-        for (int64_t j = 0; j < num_jobs; ++j)
-            run_single_row(team, jobs[j], weight, granule, epilogue);
-        return;
+// Some blocks of one job's rows times some panels.
+struct Unit {
+    const Job* job;
+    int64_t block_begin, block_end;
+    int64_t panel_begin, panel_end;
+
+    Sums sums(const float* memory, int64_t panel, int64_t num_panels) const {
+        const int64_t row = block_begin * kBlockRows, end = block_end * kBlockRows;
+        const int64_t num_rows = (end < job->x.rows() ? end : job->x.rows()) - row;
+        return {memory, pitch(), job->first_row + row, num_rows, panel, num_panels};
     }
-    const UnitPlan plan = plan_units(jobs, num_jobs, weight, granule, team.num_threads());
-    const int64_t num_panels = weight.num_panels();
+    int64_t pitch() const { return (block_end - block_begin) * kBlockRows * kPanel; }
+};
+
+// f(const Unit&) for the units this thread gets.
+template <class F>
+void for_each_unit(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
+                   int64_t num_panels, const UnitPlan& plan, const F& f) {
     const int64_t units_across = (num_panels + plan.panels - 1) / plan.panels;
-    const TileScope tiles(jobs[0].x.format());
     int64_t job = 0, units_before = 0;
     for (int64_t unit = team.next(sequence);; unit = team.next(sequence)) {
         int64_t units_down = 0;
@@ -150,26 +194,71 @@ void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
         // Panels outermost: while one piece of weights is warm, all rows use it.
         const int64_t across = (unit - units_before) % units_across;
         const int64_t down = (unit - units_before) / units_across;
-        const Activations& x = jobs[job].x;
-        const int64_t block_begin = down * plan.row_blocks;
-        const int64_t block_end = block_begin + plan.row_blocks < x.num_blocks()
-                                      ? block_begin + plan.row_blocks
-                                      : x.num_blocks();
-        const int64_t row = block_begin * kBlockRows;
-        const int64_t row_end =
-            block_end * kBlockRows < x.rows() ? block_end * kBlockRows : x.rows();
-        const int64_t panel_end =
-            (across + 1) * plan.panels < num_panels ? (across + 1) * plan.panels : num_panels;
-        // With many rows two panels' sums already fill L1.
-        const int64_t width = block_end - block_begin > 1 ? 2 : 4;
-        const int64_t pitch = (block_end - block_begin) * kBlockRows * kPanel;
-        float* sums = scratch_array<float>(ScratchSlot::kAccumulators, width * pitch);
-        for (int64_t p = across * plan.panels; p < panel_end; p += width) {
-            const int64_t panels = panel_end - p < width ? panel_end - p : width;
-            panel_products(sums, x, block_begin, block_end, weight, jobs[job].expert, p, panels);
-            epilogue(Sums{sums, pitch, jobs[job].first_row + row, row_end - row, p, panels});
+        const auto at_most = [](int64_t end, int64_t limit) { return end < limit ? end : limit; };
+        f(Unit{jobs + job, down * plan.row_blocks,
+               at_most((down + 1) * plan.row_blocks, jobs[job].x.num_blocks()),
+               across * plan.panels, at_most((across + 1) * plan.panels, num_panels)});
+    }
+}
+
+template <class Epilogue>
+void multiply_unit(const Unit& unit, const PackedWeight& weight, const Epilogue& epilogue) {
+    // With many rows two panels' sums already fill L1.
+    const int64_t width = unit.block_end - unit.block_begin > 1 ? 2 : 4;
+    float* sums = scratch_array<float>(ScratchSlot::kAccumulators, width * unit.pitch());
+    for (int64_t p = unit.panel_begin; p < unit.panel_end; p += width) {
+        const int64_t panels = unit.panel_end - p < width ? unit.panel_end - p : width;
+        panel_products(sums, unit.job->x, unit.block_begin, unit.block_end, weight,
+                       unit.job->expert, p, panels);
+        epilogue(unit.sums(sums, p, panels));
+    }
+}
+
+template <class Epilogue>
+void multiply_tiled_unit(const Unit& unit, const PackedWeight& weight, const Epilogue& epilogue) {
+    const Activations& x = unit.job->x;
+    const int64_t passes = num_passes(x, unit.block_end - unit.block_begin);
+    // With several passes every panel needs its own sums.
+    const int64_t pitch = passes > 1 ? unit.pitch() : 0;
+    float* sums =
+        scratch_array<float>(ScratchSlot::kAccumulators,
+                             (passes > 1 ? unit.panel_end - unit.panel_begin : 2) * unit.pitch());
+    for (int64_t pass = 0; pass < passes; ++pass) {
+        const int64_t chunk_begin = x.num_chunks() * pass / passes;
+        const int64_t chunk_end = x.num_chunks() * (pass + 1) / passes;
+        for (int64_t p = unit.panel_begin; p < unit.panel_end; p += 2) {
+            const int64_t panels = unit.panel_end - p < 2 ? unit.panel_end - p : 2;
+            float* of_panels = sums + (p - unit.panel_begin) * pitch;
+            tile_products(of_panels, x, unit.block_begin, unit.block_end, weight, unit.job->expert,
+                          p, panels, chunk_begin, chunk_end);
+            if (pass + 1 == passes) epilogue(unit.sums(of_panels, p, panels));
         }
     }
+}
+
+// Multiplies every job's rows, all of one format, with every panel; epilogue(const Sums&) runs on
+// the thread that has them.
+template <class Epilogue>
+void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
+              const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
+    if (num_jobs == 0) return;
+    if (are_single_int_rows(jobs, num_jobs)) {
+        for (int64_t j = 0; j < num_jobs; ++j)
+            run_single_row(team, jobs[j], weight, granule, epilogue);
+        return;
+    }
+    const TileScope tiles(jobs[0].x.format());
+    if constexpr (kHasTiles) {
+        if (jobs[0].x.is_tiled()) {
+            const UnitPlan plan = plan_tiled_units(jobs, num_jobs, weight, team.num_threads());
+            for_each_unit(team, sequence, jobs, num_jobs, weight.num_panels(), plan,
+                          [&](const Unit& unit) { multiply_tiled_unit(unit, weight, epilogue); });
+            return;
+        }
+    }
+    const UnitPlan plan = plan_units(jobs, num_jobs, weight, granule, team.num_threads());
+    for_each_unit(team, sequence, jobs, num_jobs, weight.num_panels(), plan,
+                  [&](const Unit& unit) { multiply_unit(unit, weight, epilogue); });
 }
 
 // out[row, 16 * panel ...] (+)= sums; `out` has n_out columns.

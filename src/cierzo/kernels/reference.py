@@ -43,6 +43,13 @@ def round_to_bf16(x: Floats) -> Floats:
     return rounded.view(np.float32)
 
 
+def bf16_weights(weight: Floats) -> Floats:
+    """Quantised weights as prompt rows meet them: rounded to bf16, halves away from zero."""
+    bits = weight.astype(np.float32).view(np.uint32)
+    rounded: NDArray[np.uint32] = (bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
 def activations(x: Floats, dtype: WeightDtype) -> Floats:
     """The rows as a product with weights of `dtype` sees them."""
     if dtype == "bf16":
@@ -58,7 +65,7 @@ def matmul(x: Floats, weight: Floats, dtype: WeightDtype, num_prompt_rows: int =
     """x [T, n_in] · weightᵀ, weight [n_out, n_in] dequantised."""
     prompt, completion = x[:num_prompt_rows], x[num_prompt_rows:]
     factors = [
-        (round_to_bf16(prompt), round_to_bf16(weight)),
+        (round_to_bf16(prompt), bf16_weights(weight)),
         (activations(completion, dtype), weight),
     ]
     products = [rows.astype(np.float64) @ w.astype(np.float64).T for rows, w in factors]
