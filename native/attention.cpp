@@ -7,7 +7,7 @@
 // Then, for a completion row, per segment
 //     maximum = max score;  p_t = exp(score_t − maximum);  sum = Σ p in 16 lanes (lane = t mod 16)
 //     o = Σ p_t v_t, a chain of fma in ascending t
-// and segments are merged in ascending order by merge(). For a prompt row, per step of 128
+// and segments are merged in ascending order by merge(). For a prompt row, per step of 64
 // positions counted from position 0
 //     p_t = 2^(score_t log2 e − reference): the reference is max score · log2 e of the first step
 //     in which the row sees anything. Where a score exceeds it by more than a factor of 2^16 it
@@ -30,7 +30,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-constexpr int64_t kWorthSharing = 1 << 16;  // multiply-adds; less is done sooner than shared
+constexpr int64_t kWorthSharing = 1 << 17;  // multiply-adds; less is done sooner than shared
 
 // Completion rows that go together, at most kTileRows.
 struct CompletionTile {

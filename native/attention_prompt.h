@@ -10,7 +10,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 inline constexpr int64_t kPromptUnitRows = 256;
 inline constexpr int64_t kTilePair = 2;      // row tiles that go together
 inline constexpr int64_t kGroupTokens = 32;  // summed before they join the rest
-inline constexpr int64_t kStep = 128;        // positions that share a reference
+inline constexpr int64_t kStep = 64;         // positions that share a reference
 inline constexpr int64_t kStretch = 512;     // positions between two visits of an output
 inline constexpr int64_t kStepGroups = kStep / kGroupTokens;
 inline constexpr int64_t kStepBlocks = kStep / kBlockSize;

@@ -72,16 +72,16 @@ def attention(
 
 
 def _rounded_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp(scores), each rounded to bf16 relative to its row's reference at its step of 128."""
+    """exp(scores), each rounded to bf16 relative to its row's reference at its step of 64."""
     weights = np.zeros(scores.shape)
     reference = np.full(scores.shape[:-1], -np.inf)
-    for begin in range(0, scores.shape[-1], 128):
-        step = scores[..., begin : begin + 128]
+    for begin in range(0, scores.shape[-1], 64):
+        step = scores[..., begin : begin + 64]
         largest = step.max(axis=-1)
         reference = np.where(largest > reference + 16 * np.log(2), largest, reference)
         shift = np.where(np.isfinite(reference), reference, 0.0)[..., None]
         rounded = round_to_bf16(np.exp(step - shift).astype(np.float32))
-        weights[..., begin : begin + 128] = rounded * np.exp(shift)
+        weights[..., begin : begin + 64] = rounded * np.exp(shift)
     return weights
 
 
