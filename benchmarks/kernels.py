@@ -40,21 +40,24 @@ def random_weight(dtype: str, affine: bool, n_out: int, n_in: int) -> PackedWeig
     return PackedWeight(data, dtype, affine, n_out, n_in)
 
 
-def seconds_per_call(weights: list[PackedWeight], rows: int, min_s: float, repeats: int) -> float:
+def seconds_per_call(
+    weights: list[PackedWeight], rows: int, prompt: bool, min_s: float, repeats: int
+) -> float:
     """The median over `repeats` rounds, each of at least `min_s` and of every weight once."""
     x = Tensor.from_numpy(
         np.random.default_rng(1).standard_normal((rows, weights[0].n_in), dtype=np.float32)
     )
     out = Tensor(rows, weights[0].n_out)
+    num_prompt_rows = rows if prompt else 0
     for weight in weights[:2]:
-        matmul(out, x, weight)
+        matmul(out, x, weight, num_prompt_rows=num_prompt_rows)
     rounds = []
     for _ in range(repeats):
         calls = 0
         start = time.perf_counter()
         while time.perf_counter() - start < min_s:
             for weight in weights:
-                matmul(out, x, weight)
+                matmul(out, x, weight, num_prompt_rows=num_prompt_rows)
             calls += len(weights)
         rounds.append((time.perf_counter() - start) / calls)
     return statistics.median(rounds)
@@ -71,7 +74,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             copies = max(1, args.working_set * 1_000_000 // nbytes)
             weights = [random_weight(base, affine, n_out, n_in) for _ in range(copies)]
             for rows in args.rows:
-                seconds = seconds_per_call(weights, rows, args.min_s, args.repeats)
+                seconds = seconds_per_call(weights, rows, args.prompt, args.min_s, args.repeats)
                 yield {
                     "isa": isa(),
                     "threads": num_threads(),
@@ -102,6 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", type=words, default=["int4"], help="int4, int4-affine, int8, bf16, …"
     )
+    parser.add_argument("--prompt", action="store_true", help="the rows are prompt tokens: bf16")
     parser.add_argument("--threads", type=numbers, default=[num_threads()])
     parser.add_argument("--isa", type=words, default=[isa()], help=f"of {available_isas()}")
     parser.add_argument("--working-set", type=int, default=90, metavar="MB")
