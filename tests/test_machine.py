@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cierzo.machine import allowed_cpus, free_memory_bytes, physical_cores
+from cierzo.machine import allowed_cpus, free_memory_bytes, physical_cores, total_memory_bytes
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
@@ -19,6 +19,14 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     assert free_memory_bytes(tmp_path) == 1200
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory_bytes(tmp_path) == pytest.approx(machine, rel=0.5)
+
+
+def test_a_containers_limit_is_all_the_memory_it_has(tmp_path: Path) -> None:
+    machine = total_memory_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert total_memory_bytes(tmp_path) == 3000 < machine
+    (tmp_path / "memory.max").write_text("max\n")
+    assert total_memory_bytes(tmp_path) == machine
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 
 from cierzo.errors import SettingError
 from cierzo.machine import allowed_cpus
-from cierzo.settings import Settings, load_settings, variable_of
+from cierzo.settings import Settings, load_settings, nbytes_of, variable_of
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,20 @@ def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CIERZO_THREADS", "5000")
     with pytest.raises(SettingError, match="CIERZO_THREADS is '?5000"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("memory", "nbytes"),
+    [("6GiB", 6 * 2**30), ("800 MB", 800 * 10**6), ("123B", 123), ("25%", 250), ("100 %", 1000)],
+)
+def test_memory_is_a_size_or_a_share(memory: str, nbytes: int) -> None:
+    assert nbytes_of(load_settings({"memory": memory}).memory, 1000) == nbytes
+
+
+@pytest.mark.parametrize("memory", ["much", "120%", "0", "-1GiB", "1.2.3%", ""])
+def test_what_is_no_memory_is_refused(memory: str) -> None:
+    with pytest.raises(SettingError, match="--memory is .*a size like 6GiB"):
+        load_settings({"memory": memory})
 
 
 def test_settings_over_settings_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:

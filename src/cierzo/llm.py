@@ -34,11 +34,11 @@ from cierzo.engine.readout import unit_length
 from cierzo.engine.request import is_integer, token_ids_of
 from cierzo.errors import ContextOverflowError, EngineError, RequestError, SettingError
 from cierzo.kernels.setup import configure_kernels
-from cierzo.machine import free_memory_bytes
+from cierzo.machine import free_memory_bytes, total_memory_bytes
 from cierzo.models.loading import ensure_packed
 from cierzo.models.packed_folder import open_packed
 from cierzo.models.transformer import Transformer
-from cierzo.settings import Settings, load_settings
+from cierzo.settings import Settings, load_settings, nbytes_of
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.loading import load_tokenizer
@@ -76,6 +76,11 @@ class Completion:
         return self.outputs[0].text
 
 
+def memory_ceiling(settings: Settings) -> int:
+    """Bytes that this process may take: as the settings say, but never what others have."""
+    return min(nbytes_of(settings.memory, total_memory_bytes()), free_memory_bytes())
+
+
 class LLM:
     """A loaded model with its engine. Close it, or use it in a `with` block.
 
@@ -104,8 +109,7 @@ class LLM:
         plan = plan_kv_cache(
             packed.config,
             weights_nbytes=packed.weights_nbytes,
-            free_bytes=free_memory_bytes(),
-            memory_share=settings.memory_share,
+            ceiling_nbytes=memory_ceiling(settings),
             max_model_len=settings.max_model_len,
             max_running=settings.max_running,
             token_budget=settings.token_budget,

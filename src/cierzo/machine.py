@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -12,6 +13,15 @@ _CGROUP_FILES = (  # limit, use, and the part of the use that is file cache; ver
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+def total_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """All memory of the machine, or what its container may use if that is less."""
+    total_bytes = int(psutil.virtual_memory().total)
+    for limit, _, _ in _CGROUP_FILES:
+        with suppress(OSError, ValueError):  # "max" when there is no limit
+            total_bytes = min(total_bytes, int((cgroup / limit).read_text()))
+    return total_bytes
 
 
 def free_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -7,12 +7,13 @@ environment. `docs/settings.md` and the flags' help are made from this table.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -66,8 +67,10 @@ class Settings(BaseSettings):
         ge=1,
         description="Longest prompt plus answer, in tokens; unset: what the model was made for.",
     )
-    memory_share: float = Field(
-        0.5, gt=0, le=0.95, description="Share of the free memory that the KV cache may take."
+    memory: str = Field(
+        "80%",
+        description="Most memory for weights, KV cache and buffers of all models: a size (6GiB) or"
+        " a share of the machine's (80%). What does not fit is refused at the start.",
     )
     token_budget: int = Field(
         512, ge=16, description="Most tokens computed in one step of the engine."
@@ -87,6 +90,12 @@ class Settings(BaseSettings):
         " the same.",
     )
 
+    @field_validator("memory")
+    @classmethod
+    def _is_memory(cls, memory: str) -> str:
+        nbytes_of(memory, 100)
+        return memory
+
     @field_validator("threads")
     @classmethod
     def _have_cpus(cls, threads: int | None) -> int | None:
@@ -98,6 +107,21 @@ class Settings(BaseSettings):
                 {"limit": limit},
             )
         return threads
+
+
+def nbytes_of(memory: str, total_nbytes: int) -> int:
+    """What a memory setting means where there are `total_nbytes`. Raises PydanticCustomError."""
+    match = re.fullmatch(r"([\d.]+)\s*%", memory.strip())
+    try:
+        if match is None:
+            nbytes = int(TypeAdapter(ByteSize).validate_python(memory))
+        else:
+            nbytes = int(float(match[1]) / 100 * total_nbytes) if float(match[1]) <= 100 else 0
+    except ValueError:
+        nbytes = 0
+    if nbytes <= 0:
+        raise PydanticCustomError("memory", "a size like 6GiB or 800MiB, or a share like 80%")
+    return nbytes
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, base: Settings | None = None) -> Settings:

@@ -39,7 +39,7 @@ def serve(
     isa: options.Isa = None,
     dtype: options.Dtype = None,
     max_model_len: options.MaxModelLen = None,
-    memory_share: options.MemoryShare = None,
+    memory: options.Memory = None,
     token_budget: options.TokenBudget = None,
     max_running: options.MaxRunning = None,
     max_waiting: options.MaxWaiting = None,
@@ -59,7 +59,7 @@ def serve(
         isa=isa,
         dtype=dtype,
         max_model_len=max_model_len,
-        memory_share=memory_share,
+        memory=memory,
         token_budget=token_budget,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -139,18 +139,21 @@ def _serve_on(
     listener: socket.socket, named: dict[str, str], settings: Settings, database: Database
 ) -> None:
     """Load every model, then answer on `listener` until told to stop."""
-    from cierzo.cli.local import open_model
+    from cierzo.cli.local import memory_of_each, packed_folder
+    from cierzo.llm import LLM
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server
     from cierzo.server.warm_up import warm_up
 
-    share = settings.model_copy(update={"memory_share": settings.memory_share / len(named)})
+    folders = {model_id: packed_folder(name, settings) for model_id, name in named.items()}
+    memory = memory_of_each(list(folders.values()), settings)
     with ExitStack() as stack:
         served = []
-        for model_id, name in named.items():
+        for (model_id, folder), nbytes in zip(folders.items(), memory, strict=True):
             started = time.perf_counter()
-            llm = stack.enter_context(open_model(name, share))
+            own = settings.model_copy(update={"memory": f"{nbytes}B"})
+            llm = stack.enter_context(LLM(folder, settings=own))
             served.append(_served(model_id, llm))
             stack.callback(served[-1].text.close)
             warm_up(served[-1])
