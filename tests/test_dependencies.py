@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_imports_and_declared_dependencies_are_the_same() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["bench"]
+    optional = project["optional-dependencies"]
+    requirements = project["dependencies"] + optional["bench"] + optional["classifiers"]
     declared = {name_of(requirement) for requirement in requirements}
     owners = packages_distributions()
     modules = {

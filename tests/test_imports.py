@@ -24,10 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": _ENGINE,
     "tokenizer": _NOUNS,
     "hub": _NOUNS,
+    "classifiers": _ENGINE | {"engine", "tokenizer"},
     "store": _NOUNS,
     "llm": _ENGINE | {"engine", "tokenizer", "hub", "settings"},
-    "server": _ENGINE | {"engine", "tokenizer", "store"},
-    "cli": _ENGINE | {"engine", "tokenizer", "store", "hub", "settings", "llm", "server"},
+    "server": _ENGINE | {"classifiers", "engine", "tokenizer", "store"},
+    "cli": _ENGINE
+    | {"classifiers", "engine", "tokenizer", "store", "hub", "settings", "llm", "server"},
     "__init__": {"llm", "engine"},
     "__main__": {"cli"},
 }

@@ -24,6 +24,7 @@
     │   ├── ForbiddenError            a good key that may not do this
     │   ├── BudgetError               the month's money is spent
     │   └── RateLimitError            too much in a minute, a month, or at once; `retry_after_s`
+    ├── GuardrailError            input that a guardrail of the request blocks
     ├── EngineError               the running engine
     │   ├── QueueFullError            too many requests waiting; carries `retry_after_s`
     │   └── EngineStoppedError        submitted after, or cut off by, shutdown
@@ -36,6 +37,8 @@ This module imports nothing of ours, so every layer may raise from it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class CierzoError(Exception):
@@ -140,6 +143,14 @@ class RateLimitError(CallerError):
     def __init__(self, message: str, *, retry_after_s: int | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class GuardrailError(CierzoError):
+    """A guardrail blocked the input. `results` says which, by kind of moderation."""
+
+    def __init__(self, results: dict[str, dict[str, Any]]) -> None:
+        super().__init__("Content blocked by guardrail")
+        self.results = results
 
 
 class EngineError(CierzoError):

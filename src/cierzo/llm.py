@@ -23,6 +23,7 @@ from cierzo.engine import (
     Engine,
     FinishReason,
     GenerationRequest,
+    Reading,
     Readout,
     SamplingParams,
     TokenEvent,
@@ -30,7 +31,7 @@ from cierzo.engine import (
     TokenStream,
 )
 from cierzo.engine.memory import plan_kv_cache
-from cierzo.engine.readout import unit_length
+from cierzo.engine.readout import ReadPrompt, unit_length
 from cierzo.engine.request import is_integer, token_ids_of
 from cierzo.errors import ContextOverflowError, EngineError, RequestError, SettingError
 from cierzo.kernels.setup import configure_kernels
@@ -188,14 +189,26 @@ class LLM:
         """One vector [dim] of length 1 per text, all computed together: the last token's hidden
         state after the final norm, or the mean over all tokens where the checkpoint says so."""
         texts = [texts] if isinstance(texts, str) else list(texts)
+        readout = Readout(pooling=self.config.pooling)
+        prompts = (ReadPrompt(tuple(encode_whole(self.tokenizer, text)), readout) for text in texts)
         vectors = np.empty((len(texts), self.config.dim), np.float32)
-        requests = (self._embedding_request(text) for text in texts)
-        for vector, (_, stream) in zip(vectors, self._run_all(requests), strict=True):
-            event = next(stream)
-            if event.reading is None or event.reading.hidden is None:
-                raise EngineError(event.error or "the engine read nothing")
-            vector[:] = unit_length(event.reading.hidden)
+        for vector, reading in zip(vectors, self.read(prompts), strict=True):
+            assert reading.hidden is not None
+            vector[:] = unit_length(reading.hidden)
         return vectors
+
+    def read(self, prompts: Iterable[ReadPrompt]) -> Iterator[Reading]:
+        """What each prompt's readout asks for, in order, all computed together."""
+        nothing_more = SamplingParams(max_tokens=0)
+        requests = (
+            GenerationRequest("", prompt.token_ids, nothing_more, readout=prompt.readout)
+            for prompt in prompts
+        )
+        for _, stream in self._run_all(requests):
+            event = next(stream)
+            if event.reading is None:
+                raise EngineError(event.error or "the engine read nothing")
+            yield event.reading
 
     def close(self) -> None:
         """Stop the engine and free what the model holds. Idempotent."""
@@ -239,13 +252,6 @@ class LLM:
 
     def _request(self, token_ids: tuple[int, ...], params: SamplingParams) -> GenerationRequest:
         return GenerationRequest("", token_ids, params, stop_token_ids=self.tokenizer.eos_ids)
-
-    def _embedding_request(self, text: str) -> GenerationRequest:
-        token_ids = tuple(encode_whole(self.tokenizer, text))
-        nothing_more = SamplingParams(max_tokens=0)
-        return GenerationRequest(
-            "", token_ids, nothing_more, readout=Readout(pooling=self.config.pooling)
-        )
 
     def _run_all(
         self, requests: Iterable[GenerationRequest]

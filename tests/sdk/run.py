@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,12 +58,15 @@ def own_server() -> Iterator[str]:
     """The tests' scripted server, which answers what the scenario needs."""
     sys.path.insert(0, str(ROOT))
     from tests.server.answers import answer
-    from tests.server.conftest import scripted_model
+    from tests.server.conftest import scripted_classifiers, scripted_model
     from tests.server.live import live_server
     from tests.server.scripted import ScriptedEngine
 
-    with live_server([scripted_model(ScriptedEngine(answer))]) as server:
-        yield server.url
+    with tempfile.TemporaryDirectory() as data:
+        classifiers = scripted_classifiers(Path(data))
+        models = [scripted_model(ScriptedEngine(answer))]
+        with live_server(models, classifiers=classifiers) as server:
+            yield server.url
 
 
 if __name__ == "__main__":

@@ -164,6 +164,51 @@ def embed(client: Any, model: str) -> None:
     assert len(short.embedding) == 8 and max(map(abs, short.embedding)) == 127
 
 
+def moderate(client: Any, model: str) -> None:
+    """The hosted models' names; each category has a verdict and a score."""
+    for name, num_categories in (("mistral-moderation-2603", 11), ("mistral-moderation-2411", 9)):
+        answer = client.classifiers.moderate(model=name, inputs=["A quiet day.", "Another."])
+        assert len(answer.results) == 2 and answer.model == name
+        for result in answer.results:
+            assert len(result.categories) == len(result.category_scores) == num_categories
+            assert all(0 <= score <= 1 for score in result.category_scores.values())
+    answer = client.classifiers.moderate_chat(model="mistral-moderation-2603", inputs=HELLO)
+    assert len(answer.results) == 1
+    answer = client.classifiers.moderate_chat(model="mistral-moderation-2603", inputs=[HELLO] * 2)
+    assert len(answer.results) == 2
+
+
+def classify(client: Any, model: str) -> None:
+    """With a classifier of labels, where the server has one."""
+    cards = client.models.list().data
+    named = [card.id for card in cards if card.capabilities.classification]
+    if not named:
+        return
+    name = named[-1]
+    answer = client.classifiers.classify(model=name, inputs=["They won the match.", "Shares fell."])
+    assert len(answer.results) == 2
+    for result in answer.results:
+        assert abs(sum(result[name].scores.values()) - 1) < 1e-6
+    given = "inputs" if VERSION.startswith("1.") else "input"
+    chat = client.classifiers.classify_chat(model=name, **{given: {"messages": HELLO}})
+    assert abs(sum(chat.results[0][name].scores.values()) - 1) < 1e-6
+
+
+def guardrails(client: Any, model: str) -> None:
+    """A threshold of zero is always reached."""
+    if VERSION.startswith("1."):
+        return  # these fields came with 2.x
+    moderation = {"custom_category_thresholds": {"law": 0.0}, "ignore_other_categories": True}
+    fields = {"model": model, "messages": HELLO, "max_tokens": 2}
+    blocking = [{"block_on_error": True, "moderation_llm_v2": {**moderation, "action": "block"}}]
+    blocked = raises(errors.SDKError, lambda: client.chat.complete(**fields, guardrails=blocking))
+    assert blocked.status_code == 403
+    results = json.loads(blocked.body)["guardrails"]["results"]
+    assert results["moderation_llm_v2"]["decisions"]["law"]["violated"] is True
+    telling = [{"moderation_llm_v2": {**moderation, "action": "none"}}]
+    assert client.chat.complete(**fields, guardrails=telling).choices
+
+
 def refusals(client: Any, model: str) -> None:
     unknown = raises(
         errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
@@ -185,7 +230,10 @@ def refusals(client: Any, model: str) -> None:
     assert streamed.status_code == 400
 
 
-STEPS = (list_models, chat, stream, prefix, tools, parse, fim, embed, refusals)
+STEPS = (
+    *(list_models, chat, stream, prefix, tools, parse, fim, embed),
+    *(moderate, classify, guardrails, refusals),
+)
 
 
 def main(url: str, model: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
+from cierzo.classifiers.definition import Classifier, ClassifierFolder
+from cierzo.classifiers.question import policy_question, topic_question
 from cierzo.server.schemas.models import Capabilities
 from cierzo.server.served_model import ServedModel
 from tests.server.live import LiveServer, live_server
@@ -28,14 +31,26 @@ def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> ServedModel:
     )
 
 
+def scripted_classifiers(data: Path) -> ClassifierFolder:
+    """A classifier of labels, a policy, and one whose model is not served."""
+    folder = ClassifierFolder(data)
+    folder.save(Classifier("topic", "tiny", topic_question(["business", "sport"])))
+    folder.save(Classifier("shouting", "tiny", policy_question("It shouts.")))
+    folder.save(Classifier("foreign", "absent", topic_question(["a", "b"])))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def shared_engine() -> ScriptedEngine:
     return ScriptedEngine()
 
 
 @pytest.fixture(scope="module")
-def shared_server(shared_engine: ScriptedEngine) -> Iterator[LiveServer]:
-    with live_server([scripted_model(shared_engine)]) as server:
+def shared_server(
+    shared_engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    folder = scripted_classifiers(tmp_path_factory.mktemp("data"))
+    with live_server([scripted_model(shared_engine)], classifiers=folder) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from cierzo.classifiers.definition import ClassifierFolder
 from cierzo.server.app import build_app
 from cierzo.server.config import ServerConfig
 from cierzo.server.run import Server, bind
@@ -30,13 +31,14 @@ def live_server(
     models: Sequence[ServedModel],
     config: ServerConfig | None = None,
     database: Database | None = None,
+    classifiers: ClassifierFolder | None = None,
 ) -> Iterator[LiveServer]:
     """Without a database the server has one of its own, without keys."""
     ready = threading.Event()
     kept = temporary_database() if database is None else nullcontext(database)
     with kept as store, bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        app = build_app(models, store, config)
+        app = build_app(models, store, config, classifiers)
         server = Server(app, listener, lambda host, port: ready.set())
         thread = threading.Thread(target=server.run_bound, daemon=True)
         thread.start()

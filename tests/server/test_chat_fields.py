@@ -64,7 +64,7 @@ FIELDS: dict[str, Field] = {
     "parallel_tool_calls": Field("works", False, bad=("some",)),
     "prompt_mode": Field("works", None, bad=("thinking",)),
     "reasoning_effort": Field("works", None, bad=("extreme",)),
-    "guardrails": Field("refused", [{"block_on_error": True}], bad=("all",)),
+    "guardrails": Field("works", [{"block_on_error": True}], bad=("all",)),
     "prompt_cache_key": Field("hint", "mine", bad=(3,)),
     "service_tier": Field("hint", "auto", bad=("gold",)),
     "safe_prompt": Field("works", False, bad=("very",)),
@@ -141,7 +141,7 @@ def test_min_tokens_over_max_tokens(client: httpx.Client, engine: ScriptedEngine
 
 def test_temperature_defaults_to_the_models(client: httpx.Client, engine: ScriptedEngine) -> None:
     client.post(CHAT, json=body())
-    (card,) = client.get("/v1/models").json()["data"]
+    card = client.get("/v1/models").json()["data"][0]
     assert engine.requests[0].params.temperature == card["default_model_temperature"]
 
 

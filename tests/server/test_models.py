@@ -21,13 +21,23 @@ DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"
 def test_list(client: httpx.Client) -> None:
     answer = client.get("/v1/models").json()
     ModelList.model_validate(answer, strict=True)
-    (card,) = answer["data"]
+    card, *others = answer["data"]
     assert (card["id"], card["type"], card["object"]) == ("tiny", "base", "model")
     assert card["aliases"] == ["tiny-latest"]
     assert card["max_context_length"] == CONTEXT
     assert card["created"] == 1_700_000_000
     assert card["capabilities"]["completion_chat"] is True
     assert card["capabilities"]["vision"] is False
+    can = {
+        other["id"]: [name for name, has in other["capabilities"].items() if has]
+        for other in others
+    }
+    assert can == {
+        "shouting": ["classification", "moderation"],
+        "topic": ["classification"],
+        "mistral-moderation-2603": ["moderation"],
+        "mistral-moderation-2411": ["moderation"],
+    }
 
 
 def test_list_filtered(client: httpx.Client) -> None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from cierzo.cli.bench import bench
 from cierzo.cli.chat import chat
+from cierzo.cli.classifier import CLASSIFIER
 from cierzo.cli.console import err
 from cierzo.cli.cost import cost
 from cierzo.cli.generate import generate
@@ -48,6 +49,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "classifier": ("Named classifiers, for /v1/classifications and /v1/moderations.", CLASSIFIER),
     "keys": ("API keys of the server.", KEYS),
     "prices": ("Prices of the models, and the hosted service's.", PRICES),
     "workspaces": ("Workspaces, to which keys, files and usage belong.", WORKSPACES),

@@ -139,6 +139,7 @@ def _serve_on(
     listener: socket.socket, named: dict[str, str], settings: Settings, database: Database
 ) -> None:
     """Load every model, then answer on `listener` until told to stop."""
+    from cierzo.classifiers.definition import ClassifierFolder
     from cierzo.cli.local import memory_of_each, packed_folder
     from cierzo.llm import LLM
     from cierzo.server.app import build_app
@@ -162,7 +163,7 @@ def _serve_on(
             strict_fields=settings.strict,
             max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
         )
-        app = build_app(served, database, config)
+        app = build_app(served, database, config, ClassifierFolder(settings.data))
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 

@@ -25,6 +25,14 @@ class Readout:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """Token ids, and what to read off them."""
+
+    token_ids: tuple[int, ...]
+    readout: Readout
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What was asked: `hidden` [dim] or None, `logits` [len(token_ids)]."""
 

@@ -24,16 +24,22 @@ from cierzo.server.metrics import Metrics
 class Answer:
     """One request's answer on its way out, whole or as events; both read the same deltas.
 
-    `name` is what the client called the model.
+    `name` is what the client called the model; `guardrails` is what was found in its input.
     """
 
     def __init__(
-        self, metered: Metered, name: str, prepared: PreparedCompletion, metrics: Metrics
+        self,
+        metered: Metered,
+        name: str,
+        prepared: PreparedCompletion,
+        metrics: Metrics,
+        guardrails: list[dict[str, Any]] | None = None,
     ) -> None:
         self._metered = metered
         self._request, self._plan = prepared.request, prepared.plan
         self._metrics = metrics
         self._usage = Usage(len(self._request.prompt_token_ids))
+        self._tail = {} if guardrails is None else {"guardrails": guardrails}
         self._head: dict[str, Any] = {
             "id": self._request.request_id.replace("-", ""),
             "object": "chat.completion",
@@ -74,7 +80,7 @@ class Answer:
                     raise EngineError(delta.error or "the engine stopped this request")
                 totals[delta.index].add(delta)
         choices = [_choice(total) for total in totals]
-        return {**self._head, "choices": choices, "usage": self._usage.as_json()}
+        return {**self._head, "choices": choices, "usage": self._usage.as_json(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Role first, then deltas; the last chunk carries finish_reason and usage; [DONE]."""
@@ -91,8 +97,10 @@ class Answer:
                         yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
                 if delta.finish_reason is not None:
                     num_running -= 1
-                usage = self._usage.as_json() if num_running == 0 else None
-                yield sse.event({**head, "choices": [_delta_choice(delta)], "usage": usage})
+                chunk = {**head, "choices": [_delta_choice(delta)], "usage": None}
+                if num_running == 0:
+                    chunk |= {"usage": self._usage.as_json(), **self._tail}
+                yield sse.event(chunk)
         yield sse.DONE
 
     def last_words(self, error: EngineError) -> bytes:

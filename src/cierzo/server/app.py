@@ -19,8 +19,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from cierzo.classifiers.definition import ClassifierFolder
 from cierzo.errors import CierzoError
 from cierzo.server.auth import Authenticator, Scope
+from cierzo.server.classifiers import ServedClassifiers
 from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
 from cierzo.server.health_probe import HealthProbe
@@ -36,9 +38,16 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
-from cierzo.server.routes import admin, chat, embeddings, fim, health, models
+from cierzo.server.routes import admin, chat, classifiers, embeddings, fim, health, models
 from cierzo.server.schemas import admin as wire
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
+from cierzo.server.schemas.classifiers import (
+    ChatClassificationRequest,
+    ChatModerationRequest,
+    ClassificationRequest,
+    ClassificationResponse,
+    ModerationResponse,
+)
 from cierzo.server.schemas.common import ErrorBody
 from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from cierzo.server.schemas.fim import FimCompletionRequest
@@ -154,6 +163,38 @@ ROUTES: tuple[Route, ...] = (
         EmbeddingRequest,
         EmbeddingResponse,
     ),
+    Route(
+        "POST",
+        "/v1/moderations",
+        classifiers.create_moderation,
+        "classifiers",
+        ClassificationRequest,
+        ModerationResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/chat/moderations",
+        classifiers.create_chat_moderation,
+        "classifiers",
+        ChatModerationRequest,
+        ModerationResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/classifications",
+        classifiers.create_classification,
+        "classifiers",
+        ClassificationRequest,
+        ClassificationResponse,
+    ),
+    Route(
+        "POST",
+        "/v1/chat/classifications",
+        classifiers.create_chat_classification,
+        "classifiers",
+        ChatClassificationRequest,
+        ClassificationResponse,
+    ),
     Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
     *ADMIN_ROUTES,
@@ -163,7 +204,10 @@ ROUTES: tuple[Route, ...] = (
 
 
 def build_app(
-    models: Sequence[ServedModel], database: Database, config: ServerConfig | None = None
+    models: Sequence[ServedModel],
+    database: Database,
+    config: ServerConfig | None = None,
+    classifiers: ClassifierFolder | None = None,
 ) -> FastAPI:
     """An ASGI app that serves `models`. Closes them when it shuts down, but not the database."""
     config = config or ServerConfig()
@@ -184,6 +228,7 @@ def build_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.models = served
+    app.state.classifiers = ServedClassifiers(served, classifiers)
     app.state.config = config
     app.state.metrics = Metrics(served)
     app.state.database = database

@@ -8,11 +8,11 @@ from __future__ import annotations
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import ContextOverflowError, UnsupportedRequestError
 from cierzo.server.completion import AnswerPlan, PreparedCompletion
+from cierzo.server.conversation_text import refuse_unreadable
 from cierzo.server.prompt_size import refuse_endless_text
 from cierzo.server.schemas.chat import (
     ChatCompletionRequest,
     HostedTool,
-    OtherChunk,
 )
 from cierzo.server.served_model import ServedModel
 
@@ -84,12 +84,6 @@ def _refuse_endless(body: ChatCompletionRequest, max_context_length: int) -> Non
 
 
 def _refuse_unsupported(body: ChatCompletionRequest) -> None:
-    if body.guardrails:
-        raise UnsupportedRequestError(
-            "guardrails are not built yet, and leaving them out in silence would be unsafe; "
-            "send the request without guardrails",
-            param="guardrails",
-        )
     if body.logit_bias:
         raise UnsupportedRequestError(
             "logit_bias is not supported; response_format and tools hold an answer to a form",
@@ -102,11 +96,4 @@ def _refuse_unsupported(body: ChatCompletionRequest) -> None:
                 'only; declare tools of type "function" and run them yourself',
                 param="tools",
             )
-    for position, message in enumerate(body.messages):
-        for chunk in message.content if isinstance(message.content, list) else ():
-            if isinstance(chunk, OtherChunk):
-                raise UnsupportedRequestError(
-                    f'messages[{position}]: a content chunk of type "{chunk.type}" needs a model '
-                    "that reads it, and this one reads text only; send text chunks",
-                    param="messages",
-                )
+    refuse_unreadable(body.messages)

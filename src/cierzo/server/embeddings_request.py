@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cierzo.engine.readout import Readout, Row, unit_length
+from cierzo.engine.readout import Readout, ReadPrompt, Row, unit_length
 from cierzo.errors import ContextOverflowError, RequestError
 from cierzo.server.prompt_size import refuse_endless_text
-from cierzo.server.readings import Prompt
 from cierzo.server.schemas.embeddings import EmbeddingRequest
 from cierzo.server.served_model import ServedModel
 from cierzo.tokenizer.tokenizer import encode_whole
 
 
-def prepare_embeddings(body: EmbeddingRequest, model: ServedModel) -> list[Prompt]:
+def prepare_embeddings(body: EmbeddingRequest, model: ServedModel) -> list[ReadPrompt]:
     """One prompt per input. Tokenizes: call it off the event loop. Raises RequestError."""
     if (body.output_dimension or body.dimensions or 1) > model.embedding_dim:
         raise RequestError(
@@ -32,7 +31,7 @@ def prepare_embeddings(body: EmbeddingRequest, model: ServedModel) -> list[Promp
         )
     readout = Readout(pooling=model.pooling)
     return [
-        Prompt(_token_ids(text, position, model), readout)
+        ReadPrompt(_token_ids(text, position, model), readout)
         for position, text in enumerate(_inputs(body))
     ]
 

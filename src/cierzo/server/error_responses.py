@@ -162,6 +162,9 @@ def response_for(error: Exception) -> Response:
         return field_errors_response(error)
     if isinstance(error, errors.UnauthorizedError):
         return _unauthorized_response()
+    if isinstance(error, errors.GuardrailError):  # the one shape of its own that clients know
+        body = {"error": {"message": str(error), "status": 403}}
+        return json_response(body | {"guardrails": {"results": error.results}}, 403)
     for kind, status, type_name, code in ERRORS:
         if isinstance(error, kind):
             return error_response(

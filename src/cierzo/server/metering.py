@@ -47,19 +47,35 @@ class Metering:
         self._prices_s = float("-inf")
 
     async def open(
-        self, caller: Caller, model_name: str, request_id: str, endpoint: str, *, is_batch: bool
+        self,
+        caller: Caller,
+        model_name: str,
+        request_id: str,
+        endpoint: str,
+        *,
+        is_batch: bool,
+        answered_by: ServedModel | None = None,
     ) -> Metered:
         """A request of the caller's to that model; not let in yet (`enter`).
 
-        `request_id` is the key of its row: the same twice leaves one row. Raises ForbiddenError,
-        ModelNotFoundError, StoreUnavailableError.
+        `request_id` is the key of its row: the same twice leaves one row. With `answered_by` the
+        name is a classifier's, which that model answers: it is allowed and entered under its own
+        name, at its own price or else the model's. Raises ForbiddenError, ModelNotFoundError,
+        StoreUnavailableError.
         """
-        found = self._models.find(model_name)
-        caller.check_model(model_name if found is None else found.id)
-        model = self._models.get(model_name)
-        price = price_at(await self._price_table(), model.id, now_ms())
+        if answered_by is not None:
+            model, name = answered_by, model_name
+            caller.check_model(name)
+        else:
+            found = self._models.find(model_name)
+            caller.check_model(model_name if found is None else found.id)
+            model = self._models.get(model_name)
+            name = model.id
+        table = await self._price_table()
+        has_own_price = any(row.model == name for row in table)
+        price = price_at(table, name if has_own_price else model.id, now_ms())
         subjects = await self.limiter.subjects(caller)
-        return Metered(self, caller, model, price, subjects, request_id, endpoint, is_batch)
+        return Metered(self, caller, name, model, price, subjects, request_id, endpoint, is_batch)
 
     async def close(self) -> None:
         """Write what is still to be written."""
@@ -81,6 +97,7 @@ class Metered:
         self,
         metering: Metering,
         caller: Caller,
+        name: str,
         model: ServedModel,
         price: Price,
         subjects: tuple[Subject, ...],
@@ -90,6 +107,7 @@ class Metered:
     ) -> None:
         self.caller = caller
         self.model = model
+        self._name = name
         self._metering = metering
         self._price = price
         self._subjects = subjects
@@ -148,7 +166,7 @@ class Metered:
             created_at_ms=now_ms(),
             workspace_id=self.caller.workspace_id,
             key_id=self.caller.key.id if self.caller.key is not None else None,
-            model=self.model.id,
+            model=self._name,
             endpoint=self._endpoint,
             status=status,
             is_batch=self._is_batch,
@@ -186,8 +204,10 @@ class Metered:
             yield QUERY_COST_HEADER, str(total)
 
 
-async def admit(request: Request, model_name: str) -> Metered:
-    """Let a request in, for the model it names; closed when the response is over.
+async def admit(
+    request: Request, model_name: str, answered_by: ServedModel | None = None
+) -> Metered:
+    """Let a request in, for the model it names (see `open`); closed when the response is over.
 
     Raises ForbiddenError, ModelNotFoundError, BudgetError, RateLimitError,
     StoreUnavailableError.
@@ -199,6 +219,7 @@ async def admit(request: Request, model_name: str) -> Metered:
         request.state.request_id,
         request.scope["route"].path,
         is_batch=False,
+        answered_by=answered_by,
     )
     request.state.metered = metered
     metered.enter()

@@ -6,16 +6,15 @@ What embeddings and classifiers are made of. Knows nothing of texts or HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
-from cierzo.engine.readout import Reading, Readout
+from cierzo.engine.readout import Reading, ReadPrompt
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import EngineError, QueueFullError
 from cierzo.server.completion import Usage
 from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
-from cierzo.server.text_model import TokenStream
+from cierzo.server.text_model import Engine, TokenStream
 
 MAX_IN_FLIGHT = 128
 """Prompts of one request that the engine holds at once: enough to fill its steps with the
@@ -24,19 +23,14 @@ shortest texts, while other requests find room in the queue."""
 QUEUE_WAIT_S = 0.02
 """How often a request that has begun asks again for a place in a full queue."""
 
+OWN_WORKSPACE = "cierzo"
+"""Keys the cached prefixes of the server's own questions; no id of a workspace is this short."""
+
 NOTHING_MORE = SamplingParams(temperature=0.0, max_tokens=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids, and what to read off them."""
-
-    token_ids: tuple[int, ...]
-    readout: Readout
-
-
 async def read_prompts(
-    metered: Metered, prompts: Sequence[Prompt], request_id: str, metrics: Metrics
+    metered: Metered, prompts: Sequence[ReadPrompt], request_id: str, metrics: Metrics
 ) -> tuple[list[Reading], Usage]:
     """The reading of each prompt, and what all of them cost, which is in the ledger by then.
 
@@ -47,7 +41,8 @@ async def read_prompts(
     reason = "aborted"
     try:
         metered.begin(usage, sum(len(prompt.token_ids) for prompt in prompts))
-        readings = await _Reader(metered, prompts, request_id, usage).run()
+        workspace = metered.caller.workspace_id
+        readings = await _Reader(metered.submit, workspace, prompts, request_id, usage).run()
         await metered.settle()
         reason = "stop"
         return readings, usage
@@ -58,14 +53,26 @@ async def read_prompts(
         metrics.record(metered.model.id, usage, [reason])
 
 
+async def read_own_prompts(engine: Engine, prompts: Sequence[ReadPrompt]) -> list[Reading]:
+    """The readings of the server's own questions, which are on nobody's account and in nobody's
+    prefix cache. Raises as `read_prompts`."""
+    return await _Reader(engine.submit, OWN_WORKSPACE, prompts, OWN_WORKSPACE, Usage(0)).run()
+
+
 class _Reader:
     """The prompts of one request on their way through the engine."""
 
     def __init__(
-        self, metered: Metered, prompts: Sequence[Prompt], request_id: str, usage: Usage
+        self,
+        submit: Callable[[GenerationRequest], TokenStream],
+        workspace: str,
+        prompts: Sequence[ReadPrompt],
+        request_id: str,
+        usage: Usage,
     ) -> None:
-        self._metered = metered
-        self._waiting: Iterator[tuple[int, Prompt]] = iter(enumerate(prompts))
+        self._submit_one = submit
+        self._workspace = workspace
+        self._waiting: Iterator[tuple[int, ReadPrompt]] = iter(enumerate(prompts))
         self._num_workers = min(len(prompts), MAX_IN_FLIGHT)
         self._num_in_flight = 0
         self._readings: list[Reading | None] = [None] * len(prompts)
@@ -89,12 +96,12 @@ class _Reader:
             finally:
                 self._num_in_flight -= 1
 
-    async def _read(self, prompt: Prompt) -> Reading:
+    async def _read(self, prompt: ReadPrompt) -> Reading:
         request = GenerationRequest(
             self._request_id,
             prompt.token_ids,
             NOTHING_MORE,
-            workspace=self._metered.caller.workspace_id,
+            workspace=self._workspace,
             readout=prompt.readout,
         )
         stream = await self._submit(request)
@@ -113,7 +120,7 @@ class _Reader:
         """Only a request that has not begun is refused for want of room."""
         while True:
             try:
-                return self._metered.submit(request)
+                return self._submit_one(request)
             except QueueFullError:
                 if self._num_in_flight == 1 and self._usage.num_prompt_tokens == 0:
                     raise

@@ -70,6 +70,7 @@ class ToolCallIn(WireModel):
 
 
 class BaseMessage(WireModel):
+    role: str
     content: Content | None = None
 
     @property
@@ -184,6 +185,25 @@ class Prediction(WireModel):
     content: Content = ""
 
 
+class ModerationConfig(WireModel):
+    """A threshold that is absent or null is the server's own."""
+
+    model_name: str | None = None
+    custom_category_thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)] | None] | None = (
+        None
+    )
+    ignore_other_categories: bool | None = False
+    action: Literal["none", "block"] | None = None
+
+
+class GuardrailConfig(WireModel):
+    """Moderation of the input, by the categories of either of the vendor's models."""
+
+    block_on_error: bool | None = False
+    moderation_llm_v1: ModerationConfig | None = None
+    moderation_llm_v2: ModerationConfig | None = None
+
+
 class OpenAiFields(WireModel):
     """Fields of OpenAI's clients that Mistral's API does not have: refused in strict mode."""
 
@@ -225,7 +245,7 @@ class ChatCompletionRequest(OpenAiFields):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    guardrails: Items[dict[str, Any]] | None = None
+    guardrails: Items[GuardrailConfig] | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "standard_only", "default"] | None = None
     safe_prompt: bool | None = None
@@ -321,7 +341,7 @@ class Choice(BaseModel):
 
 
 class ChatCompletionResponse(BaseModel):
-    """A whole answer. `created` is unix seconds."""
+    """A whole answer. `created` is unix seconds; `guardrails` is there when some were asked for."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -329,6 +349,7 @@ class ChatCompletionResponse(BaseModel):
     model: str
     choices: list[Choice]
     usage: UsageInfo
+    guardrails: list[dict[str, Any]] | None = None
 
 
 class Delta(BaseModel):
@@ -354,3 +375,4 @@ class ChatCompletionChunk(BaseModel):
     model: str
     choices: list[DeltaChoice]
     usage: UsageInfo | None
+    guardrails: list[dict[str, Any]] | None = None

@@ -1,0 +1,221 @@
+"""What the classifier endpoints' `model` names, and its answers about many texts at once.
+
+A named classifier asks its question of the model it was made for; a moderation model asks one
+question per category of the first served model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cierzo.classifiers.definition import Classifier, ClassifierFolder
+from cierzo.classifiers.moderation import MODERATION_MODELS, find_moderation_model
+from cierzo.classifiers.question import Question, Render
+from cierzo.classifiers.scoring import Head, Scorer, Scores
+from cierzo.engine.readout import ReadPrompt
+from cierzo.errors import ContextOverflowError, ModelNotFoundError, PromptError, RequestError
+from cierzo.server.completion import Usage
+from cierzo.server.metering import Metered
+from cierzo.server.metrics import Metrics
+from cierzo.server.prompt_size import refuse_endless_text
+from cierzo.server.readings import read_own_prompts, read_prompts
+from cierzo.server.schemas.chat import ChatCompletionRequest, UserMessage
+from cierzo.server.schemas.models import Capabilities, ModelCard
+from cierzo.server.served_model import ServedModel, ServedModels
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Questions for one model, under the name that the request used. `scorers` goes by category,
+    or by the classifier's name."""
+
+    name: str
+    model: ServedModel
+    scorers: Mapping[str, Scorer]
+    is_policy: bool
+
+    def only(self, categories: Container[str]) -> Judge:
+        """This judge, asking no other questions."""
+        kept = {name: scorer for name, scorer in self.scorers.items() if name in categories}
+        return replace(self, scorers=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """`scores`: per text, per question, the labels' probabilities."""
+
+    judge: Judge
+    scores: list[dict[str, Scores]]
+    usage: Usage
+
+
+class ServedClassifiers:
+    """The classifiers of one server. Scorers are made once per question and model."""
+
+    def __init__(self, models: ServedModels, folder: ClassifierFolder | None) -> None:
+        self._models = models
+        self._folder = folder
+        self._scorers: dict[tuple[str, Question, int], Scorer] = {}
+
+    def cards(self) -> Iterator[ModelCard]:
+        """What `/v1/models` says of each name that a request may use here."""
+        for name in self._folder.names() if self._folder is not None else ():
+            found = self._find(name)
+            model = self._models.find(found.model) if found is not None else None
+            if found is not None and model is not None:
+                can = Capabilities(classification=True, moderation=found.is_policy)
+                yield _card(name, (), found.question.instruction, can, model)
+        for moderation in MODERATION_MODELS:
+            categories = ", ".join(moderation.questions)
+            can = Capabilities(moderation=True)
+            model = next(iter(self._models))
+            yield _card(moderation.name, moderation.aliases, categories, can, model)
+
+    def moderator(self, name: str) -> Judge:
+        """What judges by categories under that name. Slow at first: call it off the event loop.
+
+        Raises ModelNotFoundError, and RequestError for a classifier that has labels instead.
+        """
+        moderation = find_moderation_model(name)
+        if moderation is not None:
+            model = next(iter(self._models))
+            scorers = {
+                category: self._scorer(model, question)
+                for category, question in moderation.questions.items()
+            }
+            return Judge(name, model, scorers, is_policy=True)
+        judge = self._named(name)
+        if not judge.is_policy:
+            raise RequestError(
+                f"{name} chooses among labels; ask it at /v1/classifications", param="model"
+            )
+        return judge
+
+    def classifier(self, name: str) -> Judge:
+        """The named classifier. Raises as `moderator` does."""
+        if find_moderation_model(name) is not None:
+            raise RequestError(f"{name} moderates; ask it at /v1/moderations", param="model")
+        return self._named(name)
+
+    def _named(self, name: str) -> Judge:
+        found = self._find(name)
+        if found is None:
+            if self._models.find(name) is not None:
+                raise RequestError(
+                    f"{name} is no classifier; make one with `cierzo classifier create NAME "
+                    f"--model {name} --labels …`",
+                    param="model",
+                )
+            raise ModelNotFoundError(self._models.unknown(name))
+        model = self._models.find(found.model)
+        if model is None:
+            raise ModelNotFoundError(
+                f"Invalid model: {name}; it was made for {found.model}, which is not served here"
+            )
+        scorer = self._scorer(model, found.question, found.head)
+        return Judge(name, model, {name: scorer}, found.is_policy)
+
+    def _find(self, name: str) -> Classifier | None:
+        return self._folder.find(name) if self._folder is not None else None
+
+    def _scorer(self, model: ServedModel, question: Question, head: Head | None = None) -> Scorer:
+        key = (model.id, question, id(head))
+        scorer = self._scorers.get(key)
+        if scorer is None:
+            if head is not None and head.weights.shape[1] != model.embedding_dim:
+                raise RequestError(
+                    f"the classifier's head reads {head.weights.shape[1]} numbers and {model.id} "
+                    f"has {model.embedding_dim}: the model changed; create the classifier again",
+                    param="model",
+                )
+            render = _render(model)
+            scorer = self._scorers[key] = Scorer(question, model.text.tokenizer, render, head)
+        return scorer
+
+
+def _card(
+    name: str,
+    aliases: tuple[str, ...],
+    description: str,
+    capabilities: Capabilities,
+    model: ServedModel,
+) -> ModelCard:
+    return ModelCard(
+        id=name,
+        created=model.created,
+        name=name,
+        description=f"{description} (answered by {model.id})",
+        max_context_length=model.max_context_length,
+        aliases=list(aliases),
+        capabilities=capabilities,
+    )
+
+
+def _render(model: ServedModel) -> Render | None:
+    """The model's chat format for one user message; None when it has none."""
+
+    def render(content: str) -> Sequence[int]:
+        message = UserMessage(role="user", content=content)
+        request = ChatCompletionRequest(model=model.id, messages=[message])
+        return model.text.prompt(request).token_ids
+
+    try:
+        render("?")
+    except PromptError:
+        return None
+    return render
+
+
+async def judge_texts(
+    judge: Judge, texts: Sequence[str], metered: Metered, request_id: str, metrics: Metrics
+) -> Verdicts:
+    """Every question of `judge` about every text: one batch over the questions' prefixes.
+
+    Raises ContextOverflowError, and as `read_prompts`.
+    """
+    scorers = list(judge.scorers.values())
+    await _calibrate(judge.model, scorers)
+    prompts = await asyncio.to_thread(_prompts, judge.model, scorers, texts)
+    readings, usage = await read_prompts(metered, prompts, request_id, metrics)
+    by_question = [
+        [scorer.scores(reading) for reading in readings[at * len(texts) : (at + 1) * len(texts)]]
+        for at, scorer in enumerate(scorers)
+    ]
+    scores = [
+        dict(zip(judge.scorers, of_text, strict=True)) for of_text in zip(*by_question, strict=True)
+    ]
+    return Verdicts(judge, scores, usage)
+
+
+async def _calibrate(model: ServedModel, scorers: Sequence[Scorer]) -> None:
+    """Ask new questions about texts without content first. Two requests may both do so: the
+    answers are the same."""
+    new = [scorer for scorer in scorers if not scorer.is_calibrated]
+    prompts = [scorer.content_free_prompts() for scorer in new]
+    if not new:
+        return
+    flat = [prompt for of_scorer in prompts for prompt in of_scorer]
+    readings = await read_own_prompts(model.engine, flat)
+    each = len(readings) // len(new)
+    for at, scorer in enumerate(new):
+        scorer.calibrate(readings[at * each : (at + 1) * each])
+
+
+def _prompts(
+    model: ServedModel, scorers: Sequence[Scorer], texts: Sequence[str]
+) -> list[ReadPrompt]:
+    """Question after question, each about all texts."""
+    ids = []
+    for position, text in enumerate(texts):
+        refuse_endless_text([text], model.max_context_length, param="input")
+        ids.append(scorers[0].text_ids(text))
+        longest = max(len(scorer.prompt(ids[-1]).token_ids) for scorer in scorers)
+        if longest >= model.max_context_length:
+            raise ContextOverflowError(
+                f"input {position} makes a prompt of {longest} tokens with the question, over "
+                f"the {model.max_context_length - 1} that fit the context; shorten or split it",
+                param="input",
+            )
+    return [scorer.prompt(text_ids) for scorer in scorers for text_ids in ids]
