@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cierzo.config import WeightDtype
 from cierzo.kernels import (
     RMSNorm,
     Tensor,
@@ -15,7 +16,7 @@ from cierzo.kernels import (
     rms_norm,
     set_num_threads,
 )
-from tests.kernels.weights import FORMATS, WeightDtype, normal, random_weight
+from tests.kernels.weights import FORMATS, normal, random_weight
 
 Rows = NDArray[np.float32]
 EPS = 1e-5
