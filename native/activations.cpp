@@ -17,6 +17,38 @@ constexpr bool is_symmetric(WeightFormat format) {
     return format == WeightFormat::kInt4 || format == WeightFormat::kInt8;
 }
 
+struct Group {
+    f32x16 low, high;
+};
+
+// Inputs 32 * group ... of a row, zeros past its end.
+Group load_group(const float* row, int64_t n_in, int64_t group) {
+    const float* p = row + group * kGroup;
+    const int64_t left = n_in - group * kGroup;
+    return {left >= 16 ? f32x16::load(p) : f32x16::load_partial(p, int(left)),
+            left >= 32  ? f32x16::load(p + 16)
+            : left > 16 ? f32x16::load_partial(p + 16, int(left - 16))
+                        : f32x16::zero()};
+}
+
+// Writes one group of a row, number `note` of its block.
+void quantize_group(const Block& b, WeightFormat format, int64_t note, const Group& x, float scale,
+                    float inverse) {
+    int8_t* values = reinterpret_cast<int8_t*>(b.values) + note * kGroup;
+    const f32x16 factor = f32x16::broadcast(inverse);
+    const i32x16 low = round_to_int(x.low * factor);
+    const i32x16 high = round_to_int(x.high * factor);
+    store_i8(values, low);
+    store_i8(values + 16, high);
+    b.scales[note] = scale;
+    const int32_t sum = reduce_add(low + high);
+    const int32_t zero = format == WeightFormat::kInt4 ? 8 : 128;
+    if (is_symmetric(format))
+        b.starts[note] = int32_t(uint32_t(-zero) * uint32_t(sum));
+    else
+        b.scaled_sums[note] = scale * float(sum);
+}
+
 }  // namespace
 
 Activations::Activations(WeightFormat format, int64_t rows, int64_t n_in)
@@ -79,35 +111,29 @@ void Activations::prepare(const float* x, const int32_t* row_ids, int64_t begin,
     }
 }
 
+// Groups are taken sixteen at a time: their divisions are one vector's, and their reductions
+// overlap.
 void Activations::prepare_int(const float* row, int64_t index) const {
     const Block b = block(index / kBlockRows);
     const int64_t r = index % kBlockRows;
-    int8_t* values = reinterpret_cast<int8_t*>(b.values);
-    const bool symmetric = is_symmetric(format_);
-    const int32_t zero = format_ == WeightFormat::kInt4 ? 8 : 128;
-    for (int64_t g = 0; g < groups_; ++g) {
-        const int64_t left = n_in_ - g * kGroup;
-        const float* p = row + g * kGroup;
-        const f32x16 a = left >= 16 ? f32x16::load(p) : f32x16::load_partial(p, int(left));
-        const f32x16 c = left >= 32  ? f32x16::load(p + 16)
-                         : left > 16 ? f32x16::load_partial(p + 16, int(left - 16))
-                                     : f32x16::zero();
-        float scale = reduce_max(max(abs(a), abs(c))) / 127.0f;
+    for (int64_t begin = 0; begin < groups_; begin += kLanes) {
+        const int64_t end = begin + kLanes < groups_ ? begin + kLanes : groups_;
+        alignas(64) float scales[kLanes] = {};
+        alignas(64) float inverses[kLanes];
+        for (int64_t g = begin; g < end; ++g) {
+            const Group x = load_group(row, n_in_, g);
+            scales[g - begin] = reduce_max(max(abs(x.low), abs(x.high)));
+        }
+        f32x16 scale = f32x16::load(scales) / f32x16::broadcast(127.0f);
         // Below the smallest normal number the flushed inverse would be infinite: the group is
         // zero.
-        if (scale < FLT_MIN) scale = 0.0f;
-        const f32x16 inverse = f32x16::broadcast(scale > 0.0f ? 1.0f / scale : 0.0f);
-        const int64_t note = g * b.pitch + r;
-        const i32x16 qa = round_to_int(a * inverse);
-        const i32x16 qc = round_to_int(c * inverse);
-        store_i8(values + note * kGroup, qa);
-        store_i8(values + note * kGroup + 16, qc);
-        b.scales[note] = scale;
-        const int32_t sum = reduce_add(qa + qc);
-        if (symmetric)
-            b.starts[note] = int32_t(uint32_t(-zero) * uint32_t(sum));
-        else
-            b.scaled_sums[note] = scale * float(sum);
+        scale = select_less(scale, f32x16::broadcast(FLT_MIN), f32x16::zero(), scale);
+        scale.store(scales);
+        select_less(f32x16::zero(), scale, f32x16::broadcast(1.0f) / scale, f32x16::zero())
+            .store(inverses);
+        for (int64_t g = begin; g < end; ++g)
+            quantize_group(b, format_, g * b.pitch + r, load_group(row, n_in_, g),
+                           scales[g - begin], inverses[g - begin]);
     }
 }
 

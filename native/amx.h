@@ -50,13 +50,14 @@ inline void tile_dot_bf16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
 }
 
-// Tiles 0-3 hold results (16 x 16), 4-5 activations (16 rows), 6-7 weights, each 32 inputs deep:
-// half a tile for int8 (a group is 32 inputs), a full one for bf16.
-inline TileConfig tile_config(WeightFormat format) {
+// Tiles 0-3 hold results (rows x 16), 4-5 activations (rows), 6-7 weights, each 32 inputs deep:
+// half a tile for int8 (a group is 32 inputs), a full one for bf16. The unit's time follows the
+// rows.
+inline TileConfig tile_config(WeightFormat format, int64_t rows) {
     const bool bf16 = format == WeightFormat::kBf16;
     TileConfig config;
     for (int t = 0; t < 8; ++t) {
-        config.rows[t] = uint8_t(t >= 6 && !bf16 ? 8 : 16);
+        config.rows[t] = uint8_t(t < 6 ? (rows < 16 ? rows : 16) : bf16 ? 16 : 8);
         config.row_nbytes[t] = uint16_t((t == 4 || t == 5) && !bf16 ? 32 : 64);
     }
     return config;
@@ -73,7 +74,8 @@ inline void tile_release() {
 // state pays for it at every context switch.
 class TileScope {
   public:
-    explicit TileScope(WeightFormat format) : TileScope(tile_config(format)) {}
+    explicit TileScope(WeightFormat format, int64_t rows = 16)
+        : TileScope(tile_config(format, rows)) {}
     explicit TileScope(const TileConfig& config) { tile_configure(config); }
     ~TileScope() { tile_release(); }
     TileScope(const TileScope&) = delete;

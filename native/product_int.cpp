@@ -5,81 +5,103 @@
 #include "product.h"
 #include "tile_dot.h"
 
+#if CIERZO_ISA_LEVEL >= 3
+#include "int_tiles.h"
+#endif
+
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-// Rows that share one unpacking of a tile on the vector path: as many as fit the registers beside
-// it.
+// Rows and panels that are multiplied at once: as many as there are registers for.
 #if CIERZO_ISA_LEVEL >= 2
 constexpr int kVectorRows = 8;
+constexpr int kVectorPanels = 2;
 #else
 constexpr int kVectorRows = 4;
+constexpr int kVectorPanels = 1;
 #endif
+// As many sums stay in registers beside the integers; more go through memory at each group.
+constexpr int kRegisterSums = 12;
 
 // How far ahead of its use a weight is asked for. The hardware's own prefetch stops at every 4 KB
 // page and falls behind where the arithmetic between two tiles is long (4 rows: 7 GB/s without
 // this).
-template <int kRows>
-constexpr int64_t kPrefetchNbytes = kRows == 1 ? 2048 : 4096;
+constexpr int64_t kPrefetchTiles = 16;
+constexpr int64_t kPrefetchNbytes = 2048;  // a single row's runs
 
 // kRows rows from `row` on, times kPanels panels, `panel_stride` bytes apart. Several panels at a
-// time give a single row several independent chains and memory streams.
+// time share the rows' values, and give a single row several memory streams.
 template <WeightFormat kFormat, int kRows, int kPanels>
 void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, const uint8_t* panel,
                  int64_t panel_stride, int64_t groups) {
+    constexpr bool kInMemory = kRows * kPanels > kRegisterSums;
     f32x16 acc[kPanels][kRows];
-    for (auto& of_panel : acc)
-        for (f32x16& a : of_panel) a = f32x16::zero();
-    const int8_t* values = reinterpret_cast<const int8_t*>(x.values);
+    CIERZO_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+        CIERZO_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            acc[p][r] = f32x16::zero();
+            if constexpr (kInMemory) acc[p][r].store(sums + p * panel_pitch + (row + r) * kPanel);
+        }
+    }
     for (int64_t g = 0; g < groups; ++g) {
-        const int64_t first = g * x.pitch + row;
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC unroll 4
-#endif
-        for (int p = 0; p < kPanels; ++p) {
-            const uint8_t* tile = panel + p * panel_stride + g * tile_nbytes(kFormat);
-            const uint16_t* scales =
-                reinterpret_cast<const uint16_t*>(tile + value_nbytes(kFormat));
+        const uint8_t* tile = panel + g * tile_nbytes(kFormat);
+        // Past its end a panel goes on where the next one begins that is not multiplied now.
+        const uint8_t* next =
+            kRows == 1 ? tile + kPrefetchNbytes
+            : g + kPrefetchTiles < groups
+                ? tile + kPrefetchTiles * tile_nbytes(kFormat)
+                : tile + kPrefetchTiles * tile_nbytes(kFormat) + (kPanels - 1) * panel_stride;
+        CIERZO_UNROLL
+        for (int p = 0; p < kPanels; ++p)
             for (int64_t line = 0; line < tile_nbytes(kFormat); line += 64)
-                prefetch(tile + kPrefetchNbytes<kRows> + line);
-            const Quads w = unpack<kFormat>(tile);
+                prefetch(next + p * panel_stride + line);
+        const int64_t i = g * x.pitch + row;
+        i32x16 dots[kPanels][kRows];
+        dot_rows<kFormat, kRows, kPanels>(dots, tile, panel_stride,
+                                          reinterpret_cast<const int8_t*>(x.values) + i * kGroup,
+                                          is_affine(kFormat) ? nullptr : x.starts + i);
+        CIERZO_UNROLL
+        for (int p = 0; p < kPanels; ++p) {
+            const uint16_t* scales =
+                reinterpret_cast<const uint16_t*>(tile + p * panel_stride + value_nbytes(kFormat));
             const f32x16 weight_scale = f32x16::load_f16(scales);
             f32x16 minimum = f32x16::zero();
             if constexpr (is_affine(kFormat)) minimum = f32x16::load_f16(scales + 16);
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC unroll 8
-#endif
+            CIERZO_UNROLL
             for (int r = 0; r < kRows; ++r) {
-                const int64_t i = first + r;
-                const int32_t start = is_affine(kFormat) ? 0 : x.starts[i];
-                const i32x16 integer = dot<kFormat, kRows <= 3>(w, values + i * kGroup, start);
-                const f32x16 scale = weight_scale * f32x16::broadcast(x.scales[i]);
-                acc[p][r] = fma(scale, to_float(integer), acc[p][r]);
+                float* to = sums + p * panel_pitch + (row + r) * kPanel;
+                f32x16 a = kInMemory ? f32x16::load(to) : acc[p][r];
+                const f32x16 scale = weight_scale * f32x16::broadcast(x.scales[i + r]);
+                a = fma(scale, to_float(dots[p][r]), a);
                 if constexpr (is_affine(kFormat))
-                    acc[p][r] = fma(minimum, f32x16::broadcast(x.scaled_sums[i]), acc[p][r]);
+                    a = fma(minimum, f32x16::broadcast(x.scaled_sums[i + r]), a);
+                if constexpr (kInMemory)
+                    a.store(to);
+                else
+                    acc[p][r] = a;
             }
         }
     }
-    for (int p = 0; p < kPanels; ++p)
-        for (int r = 0; r < kRows; ++r)
-            acc[p][r].store(sums + p * panel_pitch + (row + r) * kPanel);
+    if constexpr (!kInMemory) {
+        CIERZO_UNROLL
+        for (int p = 0; p < kPanels; ++p) {
+            CIERZO_UNROLL
+            for (int r = 0; r < kRows; ++r)
+                acc[p][r].store(sums + p * panel_pitch + (row + r) * kPanel);
+        }
+    }
 }
 
 template <WeightFormat kFormat, int kRows>
 void vector_panels(float* sums, int64_t panel_pitch, const Block& x, int row, const uint8_t* panel,
                    int64_t panel_stride, int64_t groups, int64_t num_panels) {
+    constexpr int kTogether = kRows == 1 ? 4 : kVectorPanels;
     int64_t p = 0;
-    if constexpr (kRows == 1) {
-        for (; p + 4 <= num_panels; p += 4)
-            vector_rows<kFormat, kRows, 4>(sums + p * panel_pitch, panel_pitch, x, row,
-                                           panel + p * panel_stride, panel_stride, groups);
-    }
-    if constexpr (kRows <= 3) {
-        for (; p + 2 <= num_panels; p += 2)
-            vector_rows<kFormat, kRows, 2>(sums + p * panel_pitch, panel_pitch, x, row,
-                                           panel + p * panel_stride, panel_stride, groups);
-    }
+    for (; p + kTogether <= num_panels; p += kTogether)
+        vector_rows<kFormat, kRows, kTogether>(sums + p * panel_pitch, panel_pitch, x, row,
+                                               panel + p * panel_stride, panel_stride, groups);
     for (; p < num_panels; ++p)
         vector_rows<kFormat, kRows, 1>(sums + p * panel_pitch, panel_pitch, x, row,
                                        panel + p * panel_stride, panel_stride, groups);
@@ -99,130 +121,18 @@ void vector_some_rows(int rows, float* sums, int64_t panel_pitch, const Block& x
     }
 }
 
+// In as few passes as the registers allow, of about equally many rows.
 template <WeightFormat kFormat>
 void vector_block(float* sums, int64_t panel_pitch, const Block& x, const uint8_t* panel,
                   int64_t panel_nbytes, int64_t groups, int64_t num_panels) {
-    for (int row = 0; row < x.rows; row += kVectorRows) {
-        const int rows = x.rows - row < kVectorRows ? x.rows - row : kVectorRows;
+    const int passes = (x.rows + kVectorRows - 1) / kVectorRows;
+    for (int pass = 0; pass < passes; ++pass) {
+        const int row = x.rows * pass / passes;
+        const int rows = x.rows * (pass + 1) / passes - row;
         vector_some_rows<kFormat, kVectorRows>(rows, sums, panel_pitch, x, row, panel, panel_nbytes,
                                                groups, num_panels);
     }
 }
-
-#if CIERZO_ISA_LEVEL >= 3
-
-// Groups unpacked at a time: 32 x 512 bytes of weights fill a third of L1 and are then used by
-// every block of rows, whose own 16 KB stream past.
-constexpr int64_t kChunkGroups = 32;
-
-struct UnpackedChunk {
-    alignas(64) uint8_t values[kChunkGroups][512];
-    alignas(64) float scales[kChunkGroups][kPanel];
-    alignas(64) float minimums[kChunkGroups][kPanel];
-};
-
-// Symmetric values become signed here (q - zero), so that no correction is needed per row; affine
-// ones stay unsigned.
-template <WeightFormat kFormat>
-void unpack_chunk(UnpackedChunk& out, const uint8_t* tile, int64_t groups) {
-    for (int64_t g = 0; g < groups; ++g, tile += tile_nbytes(kFormat)) {
-        // The next chunk, or the next panel's first: there when this one is used up.
-        for (int64_t line = 0; line < tile_nbytes(kFormat); line += 64)
-            prefetch(tile + groups * tile_nbytes(kFormat) + line);
-        Quads w = unpack<kFormat>(tile);
-        for (int j = 0; j < 8; ++j) {
-            if constexpr (kFormat == WeightFormat::kInt4)
-                w.q[j] = _mm512_sub_epi8(w.q[j], _mm512_set1_epi8(8));
-            if constexpr (kFormat == WeightFormat::kInt8)
-                w.q[j] = _mm512_xor_si512(w.q[j], _mm512_set1_epi8(int8_t(0x80)));
-            _mm512_store_si512(out.values[g] + 64 * j, w.q[j]);
-        }
-        const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + value_nbytes(kFormat));
-        f32x16::load_f16(scales).store(out.scales[g]);
-        if constexpr (is_affine(kFormat)) f32x16::load_f16(scales + 16).store(out.minimums[g]);
-    }
-}
-
-// One group's 16 x 16 integers into tile kC and from there to `integers`.
-template <WeightFormat kFormat, int kC>
-inline void tile_group(int32_t* integers, const int8_t* x, const uint8_t* w) {
-    tile_load<4 + kC % 2>(x, kGroup);
-    tile_load<6 + kC % 2>(w, 64);
-    tile_zero<kC>();
-    if constexpr (is_affine(kFormat))
-        tile_dot_su<kC, 4 + kC % 2, 6 + kC % 2>();
-    else
-        tile_dot_ss<kC, 4 + kC % 2, 6 + kC % 2>();
-    tile_store<kC>(integers, 64);
-}
-
-template <WeightFormat kFormat>
-inline void scale_group(f32x16 (&acc)[kBlockRows], const int32_t* integers, const float* x_scales,
-                        const float* scaled_sums, const float* w_scales, const float* w_minimums) {
-    const f32x16 weight_scale = f32x16::load(w_scales);
-    f32x16 minimum = f32x16::zero();
-    if constexpr (is_affine(kFormat)) minimum = f32x16::load(w_minimums);
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC unroll 16
-#endif
-    for (int r = 0; r < kBlockRows; ++r) {
-        const f32x16 scale = weight_scale * f32x16::broadcast(x_scales[r]);
-        acc[r] = fma(scale, to_float(load_i32(integers + r * kPanel)), acc[r]);
-        if constexpr (is_affine(kFormat))
-            acc[r] = fma(minimum, f32x16::broadcast(scaled_sums[r]), acc[r]);
-    }
-}
-
-// Groups [begin, end) of one block, added to sums[16][16]. Integers go through memory: the tile
-// unit's only way out.
-template <WeightFormat kFormat>
-void tile_block(float* sums, const Block& x, const UnpackedChunk& w, int64_t begin, int64_t end) {
-    alignas(64) int32_t integers[2][kBlockRows * kPanel];
-    const int8_t* values = reinterpret_cast<const int8_t*>(x.values);
-    f32x16 acc[kBlockRows];
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC unroll 16
-#endif
-    for (int r = 0; r < kBlockRows; ++r)
-        acc[r] = begin == 0 ? f32x16::zero() : f32x16::load(sums + r * kPanel);
-    const auto scale = [&](int64_t g, const int32_t* of_group) {
-        scale_group<kFormat>(acc, of_group, x.scales + g * kBlockRows,
-                             x.scaled_sums + g * kBlockRows, w.scales[g - begin],
-                             w.minimums[g - begin]);
-    };
-    int64_t g = begin;
-    for (; g + 2 <= end; g += 2) {
-        const int8_t* a = values + g * kBlockRows * kGroup;
-        tile_group<kFormat, 0>(integers[0], a, w.values[g - begin]);
-        tile_group<kFormat, 1>(integers[1], a + kBlockRows * kGroup, w.values[g + 1 - begin]);
-        scale(g, integers[0]);
-        scale(g + 1, integers[1]);
-    }
-    if (g < end) {
-        tile_group<kFormat, 0>(integers[0], values + g * kBlockRows * kGroup, w.values[g - begin]);
-        scale(g, integers[0]);
-    }
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC unroll 16
-#endif
-    for (int r = 0; r < kBlockRows; ++r) acc[r].store(sums + r * kPanel);
-}
-
-template <WeightFormat kFormat>
-void tile_blocks(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
-                 const uint8_t* panel) {
-    UnpackedChunk chunk;
-    const int64_t groups = x.num_groups();
-    for (int64_t begin = 0; begin < groups; begin += kChunkGroups) {
-        const int64_t end = begin + kChunkGroups < groups ? begin + kChunkGroups : groups;
-        unpack_chunk<kFormat>(chunk, panel + begin * tile_nbytes(kFormat), end - begin);
-        for (int64_t b = block_begin; b < block_end; ++b)
-            tile_block<kFormat>(sums + (b - block_begin) * kBlockRows * kPanel, x.block(b), chunk,
-                                begin, end);
-    }
-}
-
-#endif
 
 template <WeightFormat kFormat>
 void int_panel_of(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
@@ -232,10 +142,14 @@ void int_panel_of(float* sums, int64_t panel_pitch, const Activations& x, int64_
     int64_t vector_begin = block_begin;
 #if CIERZO_ISA_LEVEL >= 3
     vector_begin = use_amx(x.block(block_end - 1).rows) ? block_end : block_end - 1;
-    if (vector_begin > block_begin)
-        for (int64_t p = 0; p < num_panels; ++p)
-            tile_blocks<kFormat>(sums + p * panel_pitch, x, block_begin, vector_begin,
-                                 panel + p * panel_nbytes);
+    if (vector_begin > block_begin) {
+        const int64_t rows =
+            vector_begin - block_begin > 1 ? kBlockRows : x.block(block_begin).rows;
+        const auto product = rows <= 8    ? tile_panels<kFormat, 8>
+                             : rows <= 12 ? tile_panels<kFormat, 12>
+                                          : tile_panels<kFormat, 16>;
+        product(sums, panel_pitch, x, block_begin, vector_begin, panel, num_panels);
+    }
 #endif
     for (int64_t b = vector_begin; b < block_end; ++b)
         vector_block<kFormat>(sums + (b - block_begin) * kBlockRows * kPanel, panel_pitch,

@@ -2,6 +2,8 @@
 // units of some rows x some panels, and free threads take the next one.
 #pragma once
 
+#include <optional>
+
 #include "product.h"
 #include "scratch.h"
 
@@ -203,6 +205,10 @@ void for_each_unit(const Team& team, int sequence, const Job* jobs, int64_t num_
 
 template <class Epilogue>
 void multiply_unit(const Unit& unit, const PackedWeight& weight, const Epilogue& epilogue) {
+    // Not where nothing needs it: a core with live tiles runs slower.
+    std::optional<TileScope> tiles;
+    const int64_t rows = unit.sums(nullptr, 0, 0).num_rows;
+    if (use_amx(rows)) tiles.emplace(unit.job->x.format(), rows);
     // With many rows two panels' sums already fill L1.
     const int64_t width = unit.block_end - unit.block_begin > 1 ? 2 : 4;
     float* sums = scratch_array<float>(ScratchSlot::kAccumulators, width * unit.pitch());
@@ -247,9 +253,9 @@ void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
             run_single_row(team, jobs[j], weight, granule, epilogue);
         return;
     }
-    const TileScope tiles(jobs[0].x.format());
     if constexpr (kHasTiles) {
         if (jobs[0].x.is_tiled()) {
+            const TileScope tiles(jobs[0].x.format());
             const UnitPlan plan = plan_tiled_units(jobs, num_jobs, weight, team.num_threads());
             for_each_unit(team, sequence, jobs, num_jobs, weight.num_panels(), plan,
                           [&](const Unit& unit) { multiply_tiled_unit(unit, weight, epilogue); });

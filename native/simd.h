@@ -34,10 +34,26 @@
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
-// Asks for a cache line; any address will do.
+// Before a loop over registers: an array that is not unrolled away lives in memory.
+#if defined(__clang__)
+#define CIERZO_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define CIERZO_UNROLL _Pragma("GCC unroll 16")
+#else
+#define CIERZO_UNROLL
+#endif
+
+// Asks for a cache line, in the first cache or only in the second; any address will do.
 inline void prefetch(const void* p) {
 #if defined(__GNUC__)
     __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+inline void prefetch_to_l2(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
 #else
     (void)p;
 #endif
