@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.markup import escape
 
+from cierzo.cli.backup import backup, restore
 from cierzo.cli.bench import bench
 from cierzo.cli.chat import chat
 from cierzo.cli.classifier import CLASSIFIER
@@ -45,6 +46,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     remove,
     usage,
     cost,
+    backup,
+    restore,
     version,
 )
 

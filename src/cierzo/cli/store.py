@@ -30,12 +30,16 @@ def store_of(settings: Settings) -> Iterator[Database]:
     """The database that these settings name, closed at the end."""
     from cierzo.store import open_database
 
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    database = open_database(settings.data, url)
+    database = open_database(settings.data, url_of(settings))
     try:
         yield database
     finally:
         database.close()
+
+
+def url_of(settings: Settings) -> str | None:
+    """The database's URL with its password, for the store only."""
+    return settings.database_url.get_secret_value() if settings.database_url else None
 
 
 def limits_of(

@@ -1,0 +1,129 @@
+"""A backup holds all of a store, and either database takes it."""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from cierzo.cli import run
+from cierzo.errors import StoreError
+from cierzo.ids import now_ms
+from cierzo.store import api_keys, ledger, open_database, pricing, workspaces
+from cierzo.store.backup import back_up, restore
+from cierzo.store.db import Database, database_url
+from cierzo.store.ledger import Period
+from cierzo.store.limits import Limits
+from cierzo.store.migrations import migrate
+from cierzo.store.pricing import Price
+from cierzo.store.tables import DEFAULT_ID, metadata
+from tests.store.test_ledger import put, record
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Database]:
+    """An empty SQLite database: of the two parameters one crosses over."""
+    database = Database(database_url(tmp_path / "other", None))
+    yield database
+    database.close()
+
+
+def contents(database: Database) -> dict[str, list[Any]]:
+    return {
+        table.name: database.read(
+            lambda connection, table=table: sorted(  # type: ignore[misc]
+                tuple(map(repr, row)) for row in connection.execute(select(table))
+            )
+        )
+        for table in metadata.sorted_tables
+    }
+
+
+def fill(database: Database) -> str:
+    """Returns the spelling of a key."""
+    team = workspaces.create(database, "team", Limits(max_concurrent=2))
+    key, spelling = api_keys.create(database, "ci", team.id, models=["tiny"])
+    api_keys.create(database, "any", DEFAULT_ID, is_admin=True)
+    pricing.set_price(database, "tiny", Price(1, 2), now_ms())
+    put(database, *(record(f"{n}", key_id=key.id, workspace_id=team.id) for n in range(1500)))
+    return spelling
+
+
+def test_what_is_restored_is_what_there_was(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    spelling = fill(database)
+    source, target = tmp_path / "source", tmp_path / "other"
+    (source / "files").mkdir(parents=True)
+    (source / "files" / "a").write_bytes(b"upload")
+    counts = back_up(database, source, tmp_path / "backup")
+    assert counts["usage_records"] == 1500 and counts["workspaces"] == 2
+    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o600
+    assert restore(other, target, tmp_path / "backup") == counts
+    assert contents(other) == contents(database)
+    key = api_keys.authenticate(other, spelling)
+    assert key is not None and key.models == ("tiny",)
+    assert (target / "files" / "a").read_bytes() == b"upload"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_and_back_again(database: Database, other: Database, tmp_path: Path) -> None:
+    migrate(other)
+    fill(other)
+    back_up(other, tmp_path, tmp_path / "backup")
+    restore(database, tmp_path / "empty", tmp_path / "backup")
+    assert contents(other) == contents(database)
+    put(database, record("later"))
+    assert ledger.total(database, Period()).requests == 1501
+
+
+def test_a_store_in_use_is_not_overwritten(database: Database, tmp_path: Path) -> None:
+    back_up(database, tmp_path, tmp_path / "backup")
+    put(database, record("a"))
+    with pytest.raises(StoreError, match="not empty"):
+        restore(database, tmp_path, tmp_path / "backup")
+    assert ledger.total(database, Period()).requests == 1
+
+
+def test_a_damaged_backup_leaves_an_empty_store(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    fill(database)
+    back_up(database, tmp_path, tmp_path / "backup")
+    whole = (tmp_path / "backup").read_bytes()
+    for damaged in (b"", b"nothing", whole[: len(whole) // 2], whole[:-9]):
+        (tmp_path / "backup").write_bytes(damaged)
+        with pytest.raises(StoreError, match="is no backup of Cierzo, or a damaged one"):
+            restore(other, tmp_path / "other", tmp_path / "backup")
+    (tmp_path / "backup").write_bytes(whole)
+    restore(other, tmp_path / "other", tmp_path / "backup")
+    assert contents(other) == contents(database)
+
+
+def test_a_backup_writes_nowhere_else(database: Database, other: Database, tmp_path: Path) -> None:
+    (tmp_path / "source" / "files").mkdir(parents=True)
+    back_up(database, tmp_path / "source", tmp_path / "good")
+    with tarfile.open(tmp_path / "good") as good, tarfile.open(tmp_path / "bad", "w") as bad:
+        for member in good.getmembers():
+            bad.addfile(member, good.extractfile(member) if member.isfile() else None)
+        bad.addfile(tarfile.TarInfo("files/../../escaped"))
+    with pytest.raises(StoreError, match="outside"):
+        restore(other, tmp_path / "other" / "data", tmp_path / "bad")
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_database(tmp_path / "a", None).close()
+    file = str(tmp_path / "backup")
+    assert run(["backup", file, "--data", str(tmp_path / "a")]) == 0
+    assert "2 workspaces" not in capsys.readouterr().out
+    assert run(["backup", file, "--data", str(tmp_path / "a")]) == 1
+    assert run(["restore", file, "--data", str(tmp_path / "b")]) == 0
+    assert run(["workspaces", "create", "team", "--data", str(tmp_path / "b")]) == 0
+    assert run(["restore", file, "--data", str(tmp_path / "b")]) == 1
+    assert "not empty" in capsys.readouterr().err
