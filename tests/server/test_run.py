@@ -40,6 +40,15 @@ def test_port_in_use() -> None:
             bind("127.0.0.1", port)
 
 
+def test_connections_send_at_once() -> None:
+    """Else an answer's second packet waits for the acknowledgement of its first."""
+    with bind("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_bad_addresses() -> None:
     with pytest.raises(SettingError, match="host 'no such host' is not an address"):
         bind("no such host", 0)

@@ -21,6 +21,7 @@ from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.schemas.models import Capabilities
 from cierzo.server.served_model import ServedModel
+from cierzo.store import Database
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.fim_prompt import can_fill_in
 from cierzo.tokenizer.loading import load_tokenizer
@@ -48,7 +49,10 @@ class NoiseModel(FakeModel):
 
 @contextmanager
 def tiny_server(
-    tokenizer: Tokenizer, server_config: ServerConfig | None = None, **config: Any
+    tokenizer: Tokenizer,
+    server_config: ServerConfig | None = None,
+    database: Database | None = None,
+    **config: Any,
 ) -> Iterator[tuple[LiveServer, Engine]]:
     engine_config = EngineConfig(**{"max_model_len": 512, "num_blocks": 256, **config})
     engine = Engine(NoiseModel(tokenizer.vocab_size), engine_config)
@@ -67,7 +71,7 @@ def tiny_server(
         ),
     )
     try:
-        with live_server([model], server_config) as server:
+        with live_server([model], server_config, database) as server:
             yield server, engine
     finally:
         engine.close()

@@ -136,6 +136,25 @@ def test_a_lock_of_another_process_is_waited_out_or_reported(tmp_path: Path) -> 
     database.close()
 
 
+def test_a_full_disk_is_reported_and_passes(tmp_path: Path) -> None:
+    database = Database(database_url(tmp_path, None), patience_s=0.2)
+    migrate(database)
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # no more than it has now
+        for number in range(10_000):
+            add(connection, f"{number}")
+
+    with pytest.raises(StoreUnavailableError, match="full"):
+        database.write(fill)
+    assert names(database) == set()
+    database.close()
+    roomy = Database(database_url(tmp_path, None))
+    roomy.write(lambda connection: add(connection, "a"))
+    assert names(roomy) == {"a"}
+    roomy.close()
+
+
 @pytest.fixture
 def own_server() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="cierzo-pg-"))

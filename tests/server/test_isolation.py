@@ -1,0 +1,99 @@
+"""Two workspaces on one real engine: neither learns of the other, neither starves the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from cierzo.engine import Engine
+from cierzo.store import Database, api_keys, ledger, workspaces
+from cierzo.store.ledger import Period
+from cierzo.store.tables import DEFAULT_ID
+from tests.server.test_auth import bearer
+from tests.server.test_chat import CHAT, body
+from tests.server.test_disconnect import eventually
+from tests.server.tiny_server import tekken, tiny_server
+from tests.store.temporary import temporary_database
+
+Clients = tuple[httpx.Client, httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    with temporary_database() as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def running(
+    database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Clients, Engine]]:
+    """Clients of two workspaces, and their engine."""
+    team = workspaces.create(database, "team").id
+    keys = [bearer(api_keys.create(database, "key", of)[1]) for of in (DEFAULT_ID, team)]
+    tokenizer = tekken(tmp_path_factory.mktemp("tekken"), "v13")
+    with tiny_server(tokenizer, database=database, max_running=4) as (server, engine):
+        with (
+            httpx.Client(base_url=server.url, headers=keys[0], timeout=60) as one,
+            httpx.Client(base_url=server.url, headers=keys[1], timeout=60) as other,
+        ):
+            yield (one, other), engine
+
+
+def usage(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = client.post(CHAT, json=body(**fields))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()["usage"]
+    return found
+
+
+def test_a_cached_prefix_is_its_workspaces_alone(running: tuple[Clients, Engine]) -> None:
+    (one, other), _ = running
+    messages = [{"role": "user", "content": "What only one of them has ever asked. " * 10}]
+    cached = [
+        usage(client, messages=messages, max_tokens=1)["prompt_tokens_details"]["cached_tokens"]
+        for client in (one, one, other, other)
+    ]
+    assert cached[0] == cached[2] == 0, "the other's first is as cold as anybody's"
+    assert cached[1] == cached[3] > 0
+
+
+def test_a_flood_does_not_starve_the_other(running: tuple[Clients, Engine]) -> None:
+    """One asks 40 at once, the other asks one: it is not the 41st."""
+    (one, other), engine = running
+    ended: list[str] = []
+
+    def ask(client: httpx.Client, name: str) -> None:
+        usage(client, max_tokens=60, min_tokens=60)
+        ended.append(name)
+
+    with httpx.Client(
+        base_url=one.base_url, headers=one.headers, timeout=120, limits=httpx.Limits()
+    ) as flooding:
+        flood = [threading.Thread(target=ask, args=(flooding, "flood")) for _ in range(40)]
+        for thread in flood:
+            thread.start()
+        assert eventually(lambda: engine.stats().num_waiting > 20)
+        ask(other, "other")
+        for thread in flood:
+            thread.join()
+    assert ended.index("other") < 20
+
+
+def test_each_sees_its_own_ledger(running: tuple[Clients, Engine], database: Database) -> None:
+    (one, other), _ = running
+    for client, number in ((one, 1), (other, 2)):
+        before = {row.group: row.requests for row in rows(database)}
+        for _ in range(number):
+            usage(client, max_tokens=1)
+        after = {row.group: row.requests for row in rows(database)}
+        grown = {group: after[group] - before.get(group, 0) for group in after}
+        assert sorted(grown.values()) == [0, number]
+
+
+def rows(database: Database) -> list[ledger.UsageSum]:
+    return ledger.summarise(database, Period(), ["workspace"])
