@@ -129,10 +129,19 @@ void bind_packing(nb::module_& m) {
 void bind_matmul(nb::module_& m) {
     bind_packing(m);
     using release = nb::call_guard<nb::gil_scoped_release>;
+    nb::class_<RMSNorm>(m, "RMSNorm")
+        .def(
+            "__init__",
+            [](RMSNorm* self, const Tensor& weight, float eps) {
+                new (self) RMSNorm(make_norm(weight, eps));
+            },
+            "weight"_a, "eps"_a);
     m.def("matmul", &matmul, "out"_a, "x"_a, "weight"_a, "accumulate"_a = false,
-          "num_prompt_rows"_a = 0, release());
+          "num_prompt_rows"_a = 0, "norm"_a = nb::none(), release());
     m.def("matmul_swiglu", &matmul_swiglu, "out"_a, "x"_a, "gate_up"_a, "num_prompt_rows"_a = 0,
           release());
+    m.def("feed_forward", &feed_forward, "x"_a, "gate_up"_a, "down"_a, "num_prompt_rows"_a = 0,
+          "norm"_a = nb::none(), release());
     m.def("moe", &moe, "x"_a, "h"_a, "router"_a, "gate_up"_a, "down"_a, "num_experts_per_tok"_a,
           "expert_counts"_a = nb::none(), "num_prompt_rows"_a = 0, release());
     m.def(

@@ -21,12 +21,14 @@ using holds = nb::keep_alive<1, kArgument>;
 void bind_products(nb::class_<Program>& program) {
     program.def(
         "matmul",
-        [](Program& p, Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate) {
-            p.add([&out, &x, &weight, accumulate](Step s) {
-                matmul(out, x, weight, accumulate, s.input.num_prompt_tokens);
+        [](Program& p, Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,
+           const RMSNorm* norm) {
+            p.add([&out, &x, &weight, accumulate, norm](Step s) {
+                matmul(out, x, weight, accumulate, s.input.num_prompt_tokens, norm);
             });
         },
-        "out"_a, "x"_a, "weight"_a, "accumulate"_a = false, holds<2>(), holds<3>(), holds<4>());
+        "out"_a, "x"_a, "weight"_a, "accumulate"_a = false, "norm"_a = nb::none(), holds<2>(),
+        holds<3>(), holds<4>(), holds<6>());
     program.def(
         "matmul_swiglu",
         [](Program& p, Tensor& out, const Tensor& x, const PackedWeight& gate_up) {
@@ -35,6 +37,16 @@ void bind_products(nb::class_<Program>& program) {
             });
         },
         "out"_a, "x"_a, "gate_up"_a, holds<2>(), holds<3>(), holds<4>());
+    program.def(
+        "feed_forward",
+        [](Program& p, Tensor& x, const PackedWeight& gate_up, const PackedWeight& down,
+           const RMSNorm* norm) {
+            p.add([&x, &gate_up, &down, norm](Step s) {
+                feed_forward(x, gate_up, down, s.input.num_prompt_tokens, norm);
+            });
+        },
+        "x"_a, "gate_up"_a, "down"_a, "norm"_a = nb::none(), holds<2>(), holds<3>(), holds<4>(),
+        holds<5>());
     program.def(
         "moe",
         [](Program& p, Tensor& x, const Tensor& h, const Tensor& router,

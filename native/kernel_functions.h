@@ -9,6 +9,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 void quantize(const QuantizeArgs& a);
 void matmul(const MatmulArgs& a);
 void matmul_swiglu(const MatmulSwigluArgs& a);
+void feed_forward(const FeedForwardArgs& a);
 void moe(const MoeArgs& a);
 void gather_rows(float* out, const float* x, int64_t cols, const int32_t* rows, int64_t num_rows);
 

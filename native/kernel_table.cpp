@@ -9,6 +9,7 @@ const Kernels kernel_table = {
     .quantize = quantize,
     .matmul = matmul,
     .matmul_swiglu = matmul_swiglu,
+    .feed_forward = feed_forward,
     .moe = moe,
     .gather_rows = gather_rows,
     .embed = embed,

@@ -18,6 +18,12 @@ class KVCache;        // kv_cache.h
 // In the products the first `num_prompt_rows` rows are prompt tokens, which int4 and int8 weights
 // meet as bf16; the others meet them as integers.
 
+// RMSNorm of the rows that an op reads; none without a weight.
+struct Norm {
+    const float* weight = nullptr;
+    float eps = 0.0f;
+};
+
 // out[rows, n_out] (+)= x[rows, n_in] · Wᵀ, expert 0 of `weight`.
 struct MatmulArgs {
     float* out;
@@ -26,6 +32,7 @@ struct MatmulArgs {
     const PackedWeight* weight;
     bool accumulate;  // add to `out` instead of replacing it
     int64_t num_prompt_rows;
+    Norm norm;  // of the rows of x
 };
 
 // out[rows, hidden] = silu(x · gateᵀ) ⊙ (x · upᵀ). `gate_up` has 2 × hidden_padded outputs, 16 of
@@ -37,6 +44,17 @@ struct MatmulSwigluArgs {
     int64_t hidden;
     const PackedWeight* gate_up;
     int64_t num_prompt_rows;
+};
+
+// x[rows, dim] += down(silu(gate(h)) ⊙ up(h)), h = norm(x).
+struct FeedForwardArgs {
+    float* x;
+    int64_t rows;
+    int64_t dim;
+    const PackedWeight* gate_up;  // as in MatmulSwigluArgs
+    const PackedWeight* down;
+    int64_t num_prompt_rows;
+    Norm norm;
 };
 
 // x[rows, dim] += Σ over the chosen experts e of weight_e · FF_e(h[rows, dim]).
@@ -116,6 +134,7 @@ struct Kernels {
 
     void (*matmul)(const MatmulArgs&) = nullptr;
     void (*matmul_swiglu)(const MatmulSwigluArgs&) = nullptr;
+    void (*feed_forward)(const FeedForwardArgs&) = nullptr;
     void (*moe)(const MoeArgs&) = nullptr;
     // out[r] = x[rows[r]] for r < num_rows.
     void (*gather_rows)(float* out, const float* x, int64_t cols, const int32_t* rows,

@@ -52,10 +52,19 @@ void apply_mask(Tensor& logits, int64_t row, std::span<const uint32_t> mask);
 // Throws unless `data_nbytes` is what the shape takes.
 PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::string& dtype,
                            bool affine, int64_t n_out, int64_t n_in, int64_t n_experts);
+// RMSNorm of the rows that an op reads, as a value: what rms_norm() would write elsewhere.
+struct RMSNorm {
+    Tensor weight;  // [1, dim]
+    float eps;
+};
+// Throws unless the weight is one row, and eps finite and not negative.
+RMSNorm make_norm(const Tensor& weight, float eps);
 void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,
-            int64_t num_prompt_rows);
+            int64_t num_prompt_rows, const RMSNorm* norm);
 void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up,
                    int64_t num_prompt_rows);
+void feed_forward(Tensor& x, const PackedWeight& gate_up, const PackedWeight& down,
+                  int64_t num_prompt_rows, const RMSNorm* norm);
 void moe(Tensor& x, const Tensor& h, const Tensor& router, const PackedWeight& gate_up,
          const PackedWeight& down, int64_t num_experts_per_tok, Tensor* expert_counts,
          int64_t num_prompt_rows);

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "dispatch.h"
 #include "ops.h"
 
@@ -23,7 +25,21 @@ void check_num_prompt_rows(const char* op, int64_t num_prompt_rows, const Tensor
           std::to_string(num_prompt_rows));
 }
 
+Norm norm_of(const char* op, const RMSNorm* norm, const Tensor& x) {
+    if (norm == nullptr) return {};
+    check(norm->weight.cols() == x.cols(), op, "norm", "as wide as x " + x.shape(),
+          norm->weight.shape());
+    return {norm->weight.data(), norm->eps};
+}
+
 }  // namespace
+
+RMSNorm make_norm(const Tensor& weight, float eps) {
+    check(weight.rows() == 1, "RMSNorm", "weight", "[1, dim]", weight.shape());
+    check(eps >= 0.0f && std::isfinite(eps), "RMSNorm", "eps", "finite and >= 0",
+          std::to_string(eps));
+    return {weight, eps};
+}
 
 WeightFormat weight_format(const std::string& dtype, bool affine) {
     if (dtype == "int4") return affine ? WeightFormat::kInt4Affine : WeightFormat::kInt4;
@@ -74,7 +90,7 @@ PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::
 }
 
 void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,
-            int64_t num_prompt_rows) {
+            int64_t num_prompt_rows, const RMSNorm* norm) {
     check_distinct("matmul", out, x);
     check(weight.n_experts == 1, "matmul", "weight", "a single matrix", shape_of(weight));
     check(x.cols() == weight.n_in, "matmul", "x", "[T, n_in] for weight " + shape_of(weight),
@@ -82,12 +98,14 @@ void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accum
     check(out.cols() == weight.n_out, "matmul", "out", "[T, n_out] for weight " + shape_of(weight),
           out.shape());
     check_num_prompt_rows("matmul", num_prompt_rows, x);
+    const Norm of_rows = norm_of("matmul", norm, x);
     if (accumulate)
         check(out.rows() == x.rows(), "matmul", "out (accumulate)",
               "as many rows as x " + x.shape(), out.shape());
     else
         out.resize(x.rows());
-    kernels().matmul({out.data(), x.data(), x.rows(), &weight, accumulate, num_prompt_rows});
+    kernels().matmul(
+        {out.data(), x.data(), x.rows(), &weight, accumulate, num_prompt_rows, of_rows});
 }
 
 void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up,
@@ -102,6 +120,21 @@ void matmul_swiglu(Tensor& out, const Tensor& x, const PackedWeight& gate_up,
     out.resize(x.rows());
     kernels().matmul_swiglu(
         {out.data(), x.data(), x.rows(), out.cols(), &gate_up, num_prompt_rows});
+}
+
+void feed_forward(Tensor& x, const PackedWeight& gate_up, const PackedWeight& down,
+                  int64_t num_prompt_rows, const RMSNorm* norm) {
+    check(gate_up.n_experts == 1, "feed_forward", "gate_up", "a single matrix", shape_of(gate_up));
+    check(down.n_experts == 1 && down.n_out == x.cols(), "feed_forward", "down",
+          "[dim, hidden] for x " + x.shape(), shape_of(down));
+    check(gate_up.n_in == x.cols() && gate_up.n_out == 2 * round_up(down.n_in, kPanel),
+          "feed_forward", "gate_up",
+          "[" + std::to_string(2 * round_up(down.n_in, kPanel)) + ", " + std::to_string(x.cols()) +
+              "]",
+          shape_of(gate_up));
+    check_num_prompt_rows("feed_forward", num_prompt_rows, x);
+    kernels().feed_forward({x.data(), x.rows(), x.cols(), &gate_up, &down, num_prompt_rows,
+                            norm_of("feed_forward", norm, x)});
 }
 
 void moe(Tensor& x, const Tensor& h, const Tensor& router, const PackedWeight& gate_up,

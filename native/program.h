@@ -1,5 +1,5 @@
 // Ops noted once and run at every step, with nothing of Python in between: a decode step of a small
-// model is some 200 ops of 5 to 30 us, and calling each from Python costs one or two.
+// model is some 150 ops of 5 to 30 us, and calling each from Python costs one or two.
 #pragma once
 
 #include <cstdint>

@@ -212,9 +212,12 @@ void ThreadPool::beat(Worker& self) {
 }
 
 void ThreadPool::post(Worker& worker) {
-    // Sequentially consistent with the sleeper's declare-then-look: one of the two sees the other.
-    worker.posted.fetch_add(1);
-    if (worker.is_asleep.load()) wake(worker);
+    // A plain store: the worker polls this line, and would take it away before a locked addition.
+    worker.posted.store(worker.posted.load(std::memory_order_relaxed) + 1,
+                        std::memory_order_release);
+    // As the sleeper's declare-then-look: one of the two sees the other.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (worker.is_asleep.load(std::memory_order_relaxed)) wake(worker);
 }
 
 void ThreadPool::wake(Worker& worker) {

@@ -29,7 +29,15 @@ from cierzo.errors import (
 from cierzo.kernels import Tensor
 from cierzo.models.transformer import StepArrays
 from tests.engine.fake_model import PROMPT_TOKEN, FakeModel, hash_logits
-from tests.engine.helpers import GREEDY, alone, make_request, prompt_of
+from tests.engine.helpers import (
+    GREEDY,
+    alone,
+    finish_all,
+    make_core,
+    make_request,
+    prompt_of,
+    run_one,
+)
 
 
 class GatedModel(FakeModel):
@@ -219,6 +227,25 @@ def test_a_step_that_raises_fails_its_requests_and_no_others() -> None:
         assert len(list(again)) == 1
         assert engine.is_healthy()
         assert engine.stats().num_free_blocks == 64
+
+
+def test_who_shares_a_step_with_one_that_raises_never_notices() -> None:
+    params = replace(GREEDY, max_tokens=30)
+    core = make_core(FakeModel(fail_on=96))
+    prompts = [[token_id % 96 for token_id in prompt_of(20 + i, seed=i)] for i in range(4)]
+    requests = [make_request(prompt, params) for prompt in prompts]
+    expected = [run_one(make_core(FakeModel(fail_on=96)), request) for request in requests]
+    for arrival, request in enumerate(requests):
+        core.add(arrival, request)
+    for _ in range(3):
+        core.step()
+    core.add(9, make_request((96,), replace(GREEDY, n=2)))
+    results = finish_all(core)
+    assert [results[9, index].finish_reason for index in (0, 1)] == ["error", "error"]
+    for arrival, result in enumerate(expected):
+        assert result.token_ids[-25:] == results[arrival, 0].token_ids[-25:]
+        assert results[arrival, 0].finish_reason == "length"
+    assert core.stats().num_free_blocks == 64
 
 
 def test_a_fault_of_the_engine_itself_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

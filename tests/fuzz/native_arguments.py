@@ -242,6 +242,18 @@ def _matmul(d: Draw) -> Call:
     return kernels.matmul, {
         **{"out": out, "x": x, "weight": weight, "accumulate": accumulate},
         "num_prompt_rows": d.of(0, rows // 2, rows),
+        "norm": d.of(None, kernels.RMSNorm(d.tensor(1, n_in), 1e-5)),
+    }
+
+
+def _feed_forward(d: Draw) -> Call:
+    rows, dim, hidden = d.rows(), d.width(), d.width()
+    return kernels.feed_forward, {
+        "x": d.tensor(rows, dim),
+        "gate_up": d.packed(2 * (-(-hidden // 16) * 16), dim),
+        "down": d.packed(dim, hidden),
+        "num_prompt_rows": d.of(0, rows // 2, rows),
+        "norm": d.of(None, kernels.RMSNorm(d.tensor(1, dim), 1e-5)),
     }
 
 
@@ -331,6 +343,20 @@ def _attention(d: Draw) -> Call:
     }
 
 
+def _norm(d: Draw) -> Call:
+    return kernels.RMSNorm, {"weight": d.tensor(1, d.width()), "eps": 1e-5}
+
+
+def _program_run(d: Draw) -> Call:
+    cache, step, n_heads = _cache(d)
+    width = n_heads * cache.head_dim
+    program, attended = kernels.Program(), d.tensor(d.rows(), width)
+    program.attention(attended, d.tensor(step.num_tokens, width), d.of(0, 1), d.of(0, 16))
+    program.gather_rows(d.tensor(d.rows(), width), attended)
+    rows = d.ids(step.num_tokens, d.rows()) if step.num_tokens else np.empty(0, np.int32)
+    return program.run, {"inp": step, "kv_cache": cache, "rows": rows}
+
+
 def _forward_input(d: Draw) -> Call:
     return ForwardInput, d.step_arrays(d.of(1, 9), d.of(2, 8, 64), 50)
 
@@ -401,6 +427,9 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "quantize": _quantize,
     "matmul": _matmul,
     "matmul_swiglu": _matmul_swiglu,
+    "RMSNorm": _norm,
+    "Program.run": _program_run,
+    "feed_forward": _feed_forward,
     "moe": _moe,
     "gather_rows": _gather_rows,
     "embed": _embed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 
 import pytest
@@ -10,8 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from cierzo.server import request_body
 from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas.chat import FunctionName
+from tests.server.conftest import scripted_model
+from tests.server.live import live_server
+from tests.server.scripted import ScriptedEngine
 
 BODY = b'{"name": "weather"}'
 
@@ -40,3 +45,18 @@ def test_declared_too_large(declared: str) -> None:
 def test_too_large_whatever_was_declared() -> None:
     with pytest.raises(HTTPException):
         read("²", max_bytes=5)
+
+
+def test_half_a_body_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_body, "MAX_PAUSE_S", 0.2)
+    engine = ScriptedEngine(lambda request: ["Hello"])
+    with live_server([scripted_model(engine)]) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+            )
+            answer = client.makefile("rb").read()  # to the end: the server hangs up
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"body paused for 0.2 s after 1 bytes" in answer
+    assert not engine.streams

@@ -17,6 +17,7 @@ from cierzo.engine.sequence import Sequence
 from cierzo.models.transformer import StepArrays
 
 Int32 = NDArray[np.int32]
+_NO_ROWS = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,36 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
     come first, in the given order.
     """
     scheduled = sorted(scheduled, key=lambda chosen: not chosen[0].is_in_prompt)
-    num_prompt_tokens = sum(count for sequence, count in scheduled if sequence.is_in_prompt)
+    is_decode = all(count == 1 for _, count in scheduled)
+    arrays = _single_tokens(scheduled) if is_decode else _chunks(scheduled)
+    return _with_wanted_rows(scheduled, arrays)
+
+
+def _single_tokens(scheduled: list[tuple[Sequence, int]]) -> StepArrays:
+    """One token of each: between two steps of a small model NumPy's calls are what takes time."""
+    places = [(s, s.num_computed_tokens) for s, _ in scheduled]
+    positions = np.array([position for _, position in places], np.int32)
+    return StepArrays(
+        token_ids=np.array([s.token_ids[p] for s, p in places], np.int32),
+        positions=positions,
+        slot_mapping=np.array(
+            [int(s.block_table[p // BLOCK_SIZE]) * BLOCK_SIZE + p % BLOCK_SIZE for s, p in places],
+            np.int32,
+        ),
+        query_starts=np.arange(len(scheduled) + 1, dtype=np.int32),
+        context_lens=positions + np.int32(1),
+        block_tables=_block_tables(scheduled),
+        num_prompt_tokens=sum(s.is_in_prompt for s, _ in scheduled),
+    )
+
+
+def _chunks(scheduled: list[tuple[Sequence, int]]) -> StepArrays:
+    """The next `count` tokens of each."""
     counts = np.array([count for _, count in scheduled], np.int32)
     num_computed = np.array([s.num_computed_tokens for s, _ in scheduled], np.int32)
     query_starts = np.zeros(len(scheduled) + 1, np.int32)
     np.cumsum(counts, out=query_starts[1:])
-    block_tables = np.full((len(scheduled), max(s.num_blocks for s, _ in scheduled)), -1, np.int32)
-    for row, (sequence, _) in zip(block_tables, scheduled, strict=True):
-        row[: sequence.num_blocks] = sequence.block_table
+    block_tables = _block_tables(scheduled)
 
     # Sequence s's tokens start at row query_starts[s] and position num_computed[s].
     num_tokens = int(query_starts[-1])
@@ -72,7 +95,7 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
     owners = np.repeat(np.arange(len(scheduled)), counts)
     slot_mapping = block_tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE
     slot_mapping += positions % BLOCK_SIZE
-    arrays = StepArrays(
+    return StepArrays(
         token_ids=np.concatenate(
             [
                 s.with_draft(s.num_draft_tokens)[s.num_computed_tokens :][:count]
@@ -84,9 +107,17 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
         query_starts=query_starts,
         context_lens=num_computed + counts,
         block_tables=block_tables,
-        num_prompt_tokens=num_prompt_tokens,
+        num_prompt_tokens=sum(count for sequence, count in scheduled if sequence.is_in_prompt),
     )
-    return _with_wanted_rows(scheduled, arrays)
+
+
+def _block_tables(scheduled: list[tuple[Sequence, int]]) -> Int32:
+    if len(scheduled) == 1:
+        return scheduled[0][0].block_table[None]
+    tables = np.full((len(scheduled), max(s.num_blocks for s, _ in scheduled)), -1, np.int32)
+    for row, (sequence, _) in zip(tables, scheduled, strict=True):
+        row[: sequence.num_blocks] = sequence.block_table
+    return tables
 
 
 def _with_wanted_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays) -> Batch:
@@ -95,7 +126,7 @@ def _with_wanted_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays)
     prompt_rows: list[tuple[Sequence, int]] = []
     prompt_logits_rows: list[Int32] = []
     mean_rows: list[tuple[Sequence, int]] = []
-    hidden_rows: list[Int32] = [np.empty(0, np.int32)]
+    hidden_rows: list[Int32] = []
     starts = arrays.query_starts.tolist()
     for (sequence, count), start, end in zip(scheduled, starts[:-1], starts[1:], strict=True):
         if count >= sequence.num_uncomputed_tokens:
@@ -117,7 +148,8 @@ def _with_wanted_rows(scheduled: list[tuple[Sequence, int]], arrays: StepArrays)
             rows = rows[max(sequence.mean_hidden.num_tokens - sequence.num_computed_tokens, 0) :]
             mean_rows.append((sequence, len(rows)))
             hidden_rows.append(rows)
-    logits_rows = np.concatenate([np.array(due_rows, np.int32), *prompt_logits_rows])
-    return Batch(
-        scheduled, due, prompt_rows, arrays, logits_rows, mean_rows, np.concatenate(hidden_rows)
-    )
+    logits_rows = np.array(due_rows, np.int32)
+    if prompt_logits_rows:
+        logits_rows = np.concatenate([logits_rows, *prompt_logits_rows])
+    of_means = np.concatenate(hidden_rows) if hidden_rows else _NO_ROWS
+    return Batch(scheduled, due, prompt_rows, arrays, logits_rows, mean_rows, of_means)

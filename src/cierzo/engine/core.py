@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from cierzo.config import BLOCK_SIZE, EngineConfig
-from cierzo.engine.batch import Batch
+from cierzo.engine.batch import Batch, build_batch
 from cierzo.engine.prompt_lookup import PromptLookup
 from cierzo.engine.request import GenerationRequest, TokenEvent
 from cierzo.engine.runner import Model, ModelRunner
-from cierzo.engine.sampler import Sampler
+from cierzo.engine.sampler import Sample, Sampler
 from cierzo.engine.scheduler import Scheduler
 from cierzo.engine.sequence import Sequence
 from cierzo.engine.speculation import Speculator
@@ -153,11 +153,10 @@ class EngineCore:
         if batch is None:
             return []
         try:
-            logits = self.runner.run(batch)
-            samples = self._sampler.sample(batch, logits)
-        except Exception as error:
-            logger.exception("a step failed; its requests end with an error")
-            return self._fail(batch, error)
+            samples = self._compute(batch)
+        except Exception:
+            logger.exception("a step failed; its sequences are computed one by one")
+            return self._step_apart(batch)
         events = self._number(self.scheduler.update(batch, samples))
         self._count(batch, perf_counter() - started)
         return events
@@ -180,10 +179,27 @@ class EngineCore:
             kv_cache_usage=1 - pool.num_free / pool.num_blocks,
         )
 
-    def _fail(self, batch: Batch, error: Exception) -> Events:
-        message = f"the engine could not compute this request: {type(error).__name__}: {error}"
-        arrivals = dict.fromkeys(sequence.arrival for sequence, _ in batch.scheduled)
-        return [event for arrival in arrivals for event in self._end(arrival, message)]
+    def _compute(self, batch: Batch) -> list[list[Sample]]:
+        return self._sampler.sample(batch, self.runner.run(batch))
+
+    def _step_apart(self, batch: Batch) -> Events:
+        """A step that failed, sequence by sequence: only who cannot be computed ends. The others'
+        rows depend on themselves alone, so they never notice."""
+        events: Events = []
+        for sequence, count in batch.scheduled:
+            if sequence.is_finished:  # with its request, for which another one failed
+                continue
+            alone = build_batch([(sequence, count)])
+            try:
+                samples = self._compute(alone)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                logger.error("request %s failed: %s", sequence.request.request_id, reason)
+                message = f"the engine could not compute this request: {reason}"
+                events += self._end(sequence.arrival, message)
+                continue
+            events += self._number(self.scheduler.update(alone, samples))
+        return events
 
     def _end(self, arrival: int, message: str) -> Events:
         """End what still lives of a request with error events."""

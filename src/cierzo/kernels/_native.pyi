@@ -57,6 +57,10 @@ def unpack(
 ) -> NDArray[np.float32]: ...
 def packed_nbytes(dtype: str, affine: bool, n_out: int, n_in: int) -> int: ...
 
+# RMSNorm of the rows that an op reads, instead of rms_norm() before it.
+class RMSNorm:
+    def __init__(self, weight: Tensor, eps: float) -> None: ...
+
 # Forward ops: `out` is resized by the op. The first `num_prompt_rows` rows are prompt tokens.
 def matmul(
     out: Tensor,
@@ -64,9 +68,17 @@ def matmul(
     weight: PackedWeight,
     accumulate: bool = False,
     num_prompt_rows: int = 0,
+    norm: RMSNorm | None = None,
 ) -> None: ...
 def matmul_swiglu(
     out: Tensor, x: Tensor, gate_up: PackedWeight, num_prompt_rows: int = 0
+) -> None: ...
+def feed_forward(
+    x: Tensor,
+    gate_up: PackedWeight,
+    down: PackedWeight,
+    num_prompt_rows: int = 0,
+    norm: RMSNorm | None = None,
 ) -> None: ...
 def moe(
     x: Tensor,
@@ -165,9 +177,21 @@ class Program:
     def rope_and_store(self, q_out: Tensor, qkv: Tensor, layer: int, n_heads: int) -> None: ...
     def attention(self, out: Tensor, q: Tensor, layer: int, sliding_window: int = 0) -> None: ...
     def matmul(
-        self, out: Tensor, x: Tensor, weight: PackedWeight, accumulate: bool = False
+        self,
+        out: Tensor,
+        x: Tensor,
+        weight: PackedWeight,
+        accumulate: bool = False,
+        norm: RMSNorm | None = None,
     ) -> None: ...
     def matmul_swiglu(self, out: Tensor, x: Tensor, gate_up: PackedWeight) -> None: ...
+    def feed_forward(
+        self,
+        x: Tensor,
+        gate_up: PackedWeight,
+        down: PackedWeight,
+        norm: RMSNorm | None = None,
+    ) -> None: ...
     def moe(
         self,
         x: Tensor,

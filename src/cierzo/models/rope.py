@@ -14,21 +14,37 @@ from numpy.typing import NDArray
 from cierzo.config import FrequencyFactors, LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 
 Frequencies = NDArray[np.float64]
+Angles = NDArray[np.float32]
 
 
 class RotaryEmbedding:
-    """cos, sin and the query scale for any positions of one model."""
+    """cos, sin and the query scale for any positions of one model.
+
+    The angles are looked up: working them out takes longer than a small model's layer. The table
+    grows with the positions that come up.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self._frequencies, self._attention_factor = rope_frequencies(config)
         self._softmax_scale = float(config.head_dim) ** -0.5
         self._temperature = config.query_temperature
+        self._cos, self._sin = self._table(0, 1024)
 
-    def angles(
-        self, positions: NDArray[np.int32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def angles(self, positions: NDArray[np.int32]) -> tuple[Angles, Angles]:
         """cos and sin, each float32 [num_tokens, head_dim / 2], times YaRN's attention factor."""
-        angle = positions[:, None] * self._frequencies
+        try:
+            return self._cos[positions], self._sin[positions]
+        except IndexError:
+            self._lengthen_table(int(positions.max()) + 1)
+            return self._cos[positions], self._sin[positions]
+
+    def _lengthen_table(self, num_positions: int) -> None:
+        begin = len(self._cos)
+        cos, sin = self._table(begin, max(num_positions, 2 * begin))
+        self._cos, self._sin = np.concatenate([self._cos, cos]), np.concatenate([self._sin, sin])
+
+    def _table(self, begin: int, end: int) -> tuple[Angles, Angles]:
+        angle = np.arange(begin, end)[:, None] * self._frequencies
         cos, sin = np.cos(angle), np.sin(angle)
         if self._attention_factor != 1.0:
             cos *= self._attention_factor

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cierzo import kernels
 from cierzo.config import ModelConfig
-from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Program, Tensor
+from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Program, RMSNorm, Tensor
 from cierzo.models.rope import RotaryEmbedding
 
 Int32 = NDArray[np.int32]
@@ -64,7 +64,6 @@ class Scratch:
         self.qkv = Tensor(0, q_dim + 2 * kv_dim)
         self.q = Tensor(0, q_dim)
         self.attended = Tensor(0, q_dim)
-        self.activated = Tensor(0, config.hidden_dim)
         self.due = Tensor(0, config.dim)
         self.logits = Tensor(0, config.vocab_size)
 
@@ -77,28 +76,30 @@ class Attention:
         self._layer = layer
         self._n_heads = config.n_heads
         self._sliding_window = config.sliding_window[layer] or 0
+        self._norm = RMSNorm(weights.tensor(f"layers.{layer}.attention_norm"), config.norm_eps)
         self._qkv_proj = weights.packed(f"layers.{layer}.qkv_proj")
         self._o_proj = weights.packed(f"layers.{layer}.o_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
-        """x [T, D] += attention(h [T, D])"""
-        program.matmul(s.qkv, h, self._qkv_proj)
+    def write(self, program: Program, s: Scratch) -> None:
+        """x [T, D] += attention(norm(x))"""
+        program.matmul(s.qkv, s.x, self._qkv_proj, norm=self._norm)
         program.rope_and_store(s.q, s.qkv, self._layer, self._n_heads)
         program.attention(s.attended, s.q, self._layer, self._sliding_window)
-        program.matmul(x, s.attended, self._o_proj, accumulate=True)
+        program.matmul(s.x, s.attended, self._o_proj, accumulate=True)
 
 
 class FeedForward:
     """SwiGLU: down(silu(gate(h)) ⊙ up(h))."""
 
     def __init__(self, weights: Weights, layer: int) -> None:
+        norm = weights.tensor(f"layers.{layer}.feed_forward_norm")
+        self._norm = RMSNorm(norm, weights.config.norm_eps)
         self._gate_up_proj = weights.packed(f"layers.{layer}.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
-        """x [T, D] += feed_forward(h [T, D])"""
-        program.matmul_swiglu(s.activated, h, self._gate_up_proj)
-        program.matmul(x, s.activated, self._down_proj, accumulate=True)
+    def write(self, program: Program, s: Scratch) -> None:
+        """x [T, D] += feed_forward(norm(x))"""
+        program.feed_forward(s.x, self._gate_up_proj, self._down_proj, norm=self._norm)
 
 
 class MoeLayer:
@@ -106,14 +107,17 @@ class MoeLayer:
 
     def __init__(self, weights: Weights, layer: int, num_experts_per_tok: int) -> None:
         self._num_experts_per_tok = num_experts_per_tok
+        self._eps = weights.config.norm_eps
+        self._norm = weights.tensor(f"layers.{layer}.feed_forward_norm")
         self._router = weights.tensor(f"layers.{layer}.router")
         self._gate_up_proj = weights.packed(f"layers.{layer}.experts.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.experts.down_proj")
 
-    def add_to(self, x: Tensor, h: Tensor, s: Scratch, program: Program) -> None:
-        """x [T, D] += Σ over chosen experts of weight · feed_forward_e(h [T, D])"""
+    def write(self, program: Program, s: Scratch) -> None:
+        """x [T, D] += Σ over chosen experts of weight · feed_forward_e(norm(x))"""
+        program.rms_norm(s.h, s.x, self._norm, self._eps)
         program.moe(
-            x, h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
+            s.x, s.h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
         )
 
 
@@ -121,22 +125,17 @@ class TransformerBlock:
     """x += attention(norm(x)), then x += feed_forward(norm(x))."""
 
     def __init__(self, weights: Weights, layer: int) -> None:
-        config = weights.config
-        self._eps = config.norm_eps
-        self._attention_norm = weights.tensor(f"layers.{layer}.attention_norm")
+        moe = weights.config.moe
         self._attention = Attention(weights, layer)
-        self._feed_forward_norm = weights.tensor(f"layers.{layer}.feed_forward_norm")
         self._feed_forward = (
             FeedForward(weights, layer)
-            if config.moe is None
-            else MoeLayer(weights, layer, config.moe.num_experts_per_tok)
+            if moe is None
+            else MoeLayer(weights, layer, moe.num_experts_per_tok)
         )
 
     def write(self, program: Program, s: Scratch) -> None:
-        program.rms_norm(s.h, s.x, self._attention_norm, self._eps)
-        self._attention.add_to(s.x, s.h, s, program)
-        program.rms_norm(s.h, s.x, self._feed_forward_norm, self._eps)
-        self._feed_forward.add_to(s.x, s.h, s, program)
+        self._attention.write(program, s)
+        self._feed_forward.write(program, s)
 
 
 class Transformer:

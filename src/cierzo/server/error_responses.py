@@ -39,7 +39,12 @@ ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (errors.StoreError, 400, INVALID_REQUEST, None),
 )
 
-HTTP_TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+HTTP_TYPES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+}
 
 STOPPED_RETRY_AFTER_S = 10
 """What a client is told to wait when the server is going down: about one restart."""

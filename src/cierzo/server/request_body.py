@@ -16,6 +16,9 @@ from starlette.requests import Request
 from cierzo.server.error_responses import MAX_FAULTS, FieldErrors
 from cierzo.server.schemas.common import WireModel
 
+MAX_PAUSE_S = 30.0
+"""Between two pieces of a body; who sends half of one does not keep a connection for ever."""
+
 OFF_LOOP_BYTES = 64 * 1024
 """A longer body is parsed on a thread, so that other streams keep their pace."""
 
@@ -28,7 +31,7 @@ Schema = TypeVar("Schema", bound=WireModel)
 async def read_request(request: Request, schema: type[Schema]) -> tuple[Schema, dict[str, str]]:
     """The body as a `schema`, and headers for the answer that name the fields it ignores.
 
-    Raises FieldErrors (422), HTTPException (413).
+    Raises FieldErrors (422), HTTPException (408, 413).
     """
     config = request.app.state.config
     parse = partial(_parse_request, schema=schema, strict=config.strict_fields)
@@ -50,7 +53,7 @@ def _parse_request(
 
 
 async def read_body(request: Request, parse: Callable[[bytes], Parsed], max_bytes: int) -> Parsed:
-    """What `parse` makes of the body. Raises what `parse` does, and HTTPException (413)."""
+    """What `parse` makes of the body. Raises what `parse` does, and HTTPException (408, 413)."""
     data = await _read_bytes(request, max_bytes)
     if len(data) > OFF_LOOP_BYTES:
         return await asyncio.to_thread(parse, data)
@@ -71,11 +74,22 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
     if re.fullmatch("[0-9]{1,20}", declared) and int(declared) > max_bytes:
         raise _too_large(max_bytes)
     data = bytearray()
-    async for chunk in request.stream():
+    chunks = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(MAX_PAUSE_S):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise HTTPException(
+                408,
+                f"the body paused for {MAX_PAUSE_S:g} s after {len(data)} bytes; send it again",
+                headers={"connection": "close"},
+            ) from None
+        if chunk is None:
+            return bytes(data)
         data += chunk
         if len(data) > max_bytes:
             raise _too_large(max_bytes)
-    return bytes(data)
 
 
 def _too_large(max_bytes: int) -> HTTPException:
