@@ -1,6 +1,9 @@
 #include "ops_packing.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "dispatch.h"
 #include "ops.h"
@@ -51,12 +54,17 @@ void pack_quantized(uint8_t* out, const PackRequest& request) {
     };
     check_notes("scales", request.scales);
     if (request.minimums.data != nullptr) check_notes("minimums", request.minimums);
-    // Messages are built for offenders only: a string per weight would cost more than the packing.
-    if (request.bits == 4)
-        for (int64_t i = 0; i < values.rows * values.cols; ++i)
-            if (values.data[i] >= 16)
-                check(false, "pack_quantized", "values", "below 16 for 4 bits",
-                      std::to_string(values.data[i]));
+    if (request.bits == 4) {
+        // All bits at once first: a loop that may end at any value is not vectorised.
+        const int64_t count = values.rows * values.cols;
+        const uint8_t bits =
+            std::reduce(values.data, values.data + count, uint8_t(0), std::bit_or());
+        const uint8_t* offender = values.data;
+        if (bits >= 16)
+            offender = std::find_if(offender, offender + count, [](uint8_t v) { return v >= 16; });
+        check(bits < 16, "pack_quantized", "values", "below 16 for 4 bits",
+              bits < 16 ? "" : std::to_string(*offender));
+    }
     pack_quantized(out, format, values.data, bits_of(request.scales.data),
                    bits_of(request.minimums.data), values.rows, values.cols);
 }

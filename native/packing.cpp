@@ -62,8 +62,11 @@ void pack_quantized(uint8_t* out, WeightFormat format, const uint8_t* values,
         const int64_t inputs = at_most(n_in - g * kGroup, kGroup);
         for (int64_t o = 0; o < at_most(n_out - p * kPanel, kPanel); ++o) {
             const int64_t row = p * kPanel + o;
-            for (int64_t i = 0; i < inputs; ++i)
-                bytes[byte_index(o, i)] = values[row * n_in + g * kGroup + i];
+            const uint8_t* row_values = values + row * n_in + g * kGroup;
+            int64_t i = 0;
+            for (; i + 4 <= inputs; i += 4)
+                std::memcpy(bytes + byte_index(o, i), row_values + i, 4);
+            for (; i < inputs; ++i) bytes[byte_index(o, i)] = row_values[i];
             notes[o] = scales[row * groups + g];
             if (minimums != nullptr) notes[kPanel + o] = minimums[row * groups + g];
         }

@@ -10,6 +10,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 
 import numpy as np
@@ -35,6 +36,9 @@ from cierzo.models.weight_plan import PlannedTensor
 CHUNK_WEIGHTS = 2**20
 """Weights in memory at a time, as float32 and a few temporaries of that size."""
 
+FLUSH_BYTES = 32 * 2**20
+"""Written before the disk is asked to begin: enough for it to work in long strokes."""
+
 
 def write_weights(
     file: FileIO,
@@ -54,17 +58,19 @@ def write_weights(
     _reserve(file, total)
     entries: list[PackedEntry] = []
     offset = 0
-    for tensor, kind, nbytes in zip(planned, kinds, sizes, strict=True):
-        error, crc, position = ErrorSum(), 0, offset
-        for chunk in _chunks(tensor, kind, arrays.get(tensor.name), error):
-            progress(position, total, tensor.name)
-            _write_at(file, position, chunk)
-            crc = zlib.crc32(chunk.data, crc)
-            position += chunk.nbytes
-        assert position == offset + nbytes, tensor.name
-        edges = _edge_crc32(file, offset, nbytes)
-        entries.append(_entry(tensor, kind, offset, nbytes, error.relative, crc, edges))
-        offset += _aligned(nbytes)
+    with _Flusher(file) as flusher:
+        for tensor, kind, nbytes in zip(planned, kinds, sizes, strict=True):
+            error, crc, position = ErrorSum(), 0, offset
+            for chunk in _chunks(tensor, kind, arrays.get(tensor.name), error):
+                progress(position, total, tensor.name)
+                _write_at(file, position, chunk)
+                flusher.wrote(chunk.nbytes)
+                crc = zlib.crc32(chunk.data, crc)
+                position += chunk.nbytes
+            assert position == offset + nbytes, tensor.name
+            edges = _edge_crc32(file, offset, nbytes)
+            entries.append(_entry(tensor, kind, offset, nbytes, error.relative, crc, edges))
+            offset += _aligned(nbytes)
     progress(total, total, "")
     return tuple(entries), total
 
@@ -134,6 +140,37 @@ def _write_at(file: FileIO, position: int, chunk: Bytes) -> None:
     while view:
         written = os.pwrite(file.fileno(), view, position)
         view, position = view[written:], position + written
+
+
+class _Flusher:
+    """Has the disk write what is written while the next rows are packed.
+
+    Left alone, the system keeps gigabytes in memory before it begins, and packing and writing take
+    turns instead of overlapping. Raises OSError as the disk does.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._pending_bytes = 0
+        self._thread = ThreadPoolExecutor(1, "cierzo-flush")
+        self._flush: Future[None] | None = None
+
+    def __enter__(self) -> _Flusher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+        if self._flush is not None and error[0] is None:
+            self._flush.result()
+
+    def wrote(self, nbytes: int) -> None:
+        self._pending_bytes += nbytes
+        if self._pending_bytes < FLUSH_BYTES or (self._flush and not self._flush.done()):
+            return
+        if self._flush is not None:
+            self._flush.result()
+        self._pending_bytes = 0
+        self._flush = self._thread.submit(os.fdatasync, self._file.fileno())
 
 
 def _edge_crc32(file: FileIO, offset: int, nbytes: int) -> int:
