@@ -42,10 +42,10 @@ def main() -> None:
     if find_packed(source) is None:
         pack(source)
     for turn in ("first", "again"):
-        print(f"{turn}: {said_by(start(arguments.model))}")
-    both = [start(arguments.model), start(arguments.model)]
-    for process in both:
-        print(f"one of two: {said_by(process)}")
+        [line] = said_by([start(arguments.model)])
+        print(f"{turn}: {line}", flush=True)
+    for line in said_by([start(arguments.model), start(arguments.model)]):
+        print(f"one of two: {line}")
 
 
 def pack(source: Path) -> None:
@@ -78,15 +78,30 @@ def start(model: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def said_by(process: subprocess.Popen[str]) -> str:
-    """What a child measured, in one line; it ends when it has been heard."""
-    assert process.stdin is not None and process.stdout is not None
+def said_by(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """What children measured, a line each. Their memory is counted when all have answered."""
+    times = [heard(process) for process in processes]
+    lines = []
+    for process, said in zip(processes, times, strict=True):
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        lines.append(in_words(said | heard(process)))
+    for process in processes:
+        process.communicate()
+    return lines
+
+
+def heard(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
     line = process.stdout.readline()
-    process.stdin.close()
-    process.wait()
     if not line:
-        raise SystemExit(f"a process ended with status {process.returncode} and no answer")
+        raise SystemExit(f"a process ended with status {process.wait()} and no answer")
     said: dict[str, Any] = json.loads(line)
+    return said
+
+
+def in_words(said: dict[str, Any]) -> str:
     return (
         f"loaded {said['load_s']:.2f} s after the process was asked for, first token at"
         f" {said['first_token_s']:.2f} s; resident {megabytes(said['rss'])}"
@@ -101,9 +116,10 @@ def answer_once(model: str, asked_at: float) -> None:
         load_s = time.time() - asked_at
         llm.generate([[1]], SamplingParams(max_tokens=1))
         first_token_s = time.time() - asked_at
+        print(json.dumps({"load_s": load_s, "first_token_s": first_token_s}), flush=True)
+        sys.stdin.readline()
         memory = psutil.Process().memory_full_info()
-        said = {"load_s": load_s, "first_token_s": first_token_s}
-        said |= {name: getattr(memory, name) for name in ("rss", "pss", "uss")}
+        said = {name: getattr(memory, name) for name in ("rss", "pss", "uss")}
         print(json.dumps(said), flush=True)
         sys.stdin.read()
 

@@ -74,7 +74,7 @@ def test_a_llama_bench_is_asked_for_the_same_work(tmp_path: Path) -> None:
     program.chmod(0o755)
     works = (PREFILL, Work("decode", 64, generate=8), Work("decode", 64, batch=4, generate=8))
     case = CASES[0].__class__("smollm2", "q4_0", works)
-    bench = LlamaBench("llama.cpp", str(program), ("-fa", "0,1"))
+    bench = LlamaBench("llama.cpp", str(program), ("-fa 0,1",))
     assert bench.measure(case, tmp_path / "m.gguf", 2).tok_s == (4.5, 4.5, None)
     asked = (tmp_path / "llama-bench.log").read_text().splitlines()
     assert [line.partition("-fa 0,1 ")[2] for line in asked] == ["-p 512 -n 0", "-p 0 -n 8 -d 64"]
