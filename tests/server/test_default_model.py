@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 
 from cierzo import LLM, SamplingParams
@@ -46,6 +47,23 @@ def test_same_text_as_the_library(llm: LLM, client: httpx.Client) -> None:
     assert whole["choices"][0]["message"]["content"] == expected
     assert whole["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     assert text_of(chunks(client.post(CHAT, json={**fields, "stream": True}))) == expected
+
+
+def test_same_vectors_as_the_library(llm: LLM, client: httpx.Client) -> None:
+    texts = ["The wind blows from the north.", "Shares fell."]
+    answer = client.post("/v1/embeddings", json={"model": "default", "input": texts}).json()
+    found = np.array([item["embedding"] for item in answer["data"]], np.float32)
+    np.testing.assert_array_equal(found, llm.embed(texts))
+
+
+def test_moderation_of_two_texts(client: httpx.Client) -> None:
+    body = {"model": "mistral-moderation-2603", "input": ["A quiet day.", "I will hit you."]}
+    calm, loud = client.post("/v1/moderations", json=body).json()["results"]
+    for result in (calm, loud):
+        assert len(result["category_scores"]) == 11
+        assert all(0 < score < 1 for score in result["category_scores"].values())
+    alone = client.post("/v1/moderations", json={**body, "input": "I will hit you."}).json()
+    assert alone["results"] == [loud]
 
 
 def test_held_to_a_tool_and_to_a_schema(client: httpx.Client) -> None:

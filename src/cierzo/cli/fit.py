@@ -28,7 +28,7 @@ def fit(
     """
     texts, label_ids = read_examples(path, classifier)
     with open_model(model, settings) as llm:
-        scorer = Scorer(classifier.question, llm.tokenizer, _render(llm))
+        scorer = Scorer(classifier.question, llm.tokenizer, renderer(llm))
         scorer.calibrate(list(llm.read(scorer.content_free_prompts())))
         prompts = (scorer.prompt(scorer.text_ids(text), scorer.full_readout) for text in texts)
         readings = list(llm.read(prompts))
@@ -75,7 +75,7 @@ def _example(line: str, where: str) -> tuple[str, object]:
     return text, label
 
 
-def _render(llm: LLM) -> Render | None:
+def renderer(llm: LLM) -> Render | None:
     """The model's chat format for one user message; None when it has none."""
 
     def render(content: str) -> Sequence[int]:
