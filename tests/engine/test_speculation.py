@@ -125,6 +125,17 @@ def test_trust_grows_with_right_guesses_and_falls_with_wrong_ones() -> None:
     assert chances()[0] < 0.8 * fresh[0]
 
 
+def test_a_new_sequence_begins_with_what_the_earlier_ones_taught() -> None:
+    lookup = PromptLookup()
+    fresh = lookup.draft(sequence_of(1, 2, 3, 1, 2), 0.01, 1).chances[0]
+    for i in range(100):
+        sequence = sequence_of(1, 2, 3, 1, 2)
+        lookup.draft(sequence, 0.01, 1)
+        say(sequence, 100 + i)
+        lookup.draft(sequence, 0.01, 1)
+    assert lookup.draft(sequence_of(1, 2, 3, 1, 2), 0.01, 1).chances[0] < 0.8 * fresh
+
+
 def test_drafts_are_no_less_likely_than_asked() -> None:
     lookup, sequence = PromptLookup(), sequence_of(*range(100), 0, 1)
     draft = lookup.draft(sequence, 0.2, 10)

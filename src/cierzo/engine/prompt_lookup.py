@@ -20,6 +20,8 @@ LEVELS = (0, 1, 1, 2, 2, 2, 2, 2, 3)
 CHANCES = (0.52, 0.73, 0.84, 0.97)
 LEARNING = 1 / 12
 """How far each guess moves its sequence's own idea of these chances."""
+LEARNING_OF_ALL = 1 / 200
+"""How far it moves what later sequences begin with: requests of one service are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,15 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._histories: WeakKeyDictionary[Sequence, _History] = WeakKeyDictionary()
+        self._chances = list(CHANCES)
 
     def draft(self, sequence: Sequence, least_chance: float, max_tokens: int) -> Draft:
         """What may follow `sequence`, as far as all of it together has `least_chance`."""
         history = self._histories.get(sequence)
         if history is None:
-            history = self._histories[sequence] = _History(sequence.token_ids.tolist())
+            history = self._histories[sequence] = _History(
+                sequence.token_ids.tolist(), self._chances
+            )
         else:
             history.follow(sequence.token_ids[len(history.token_ids) :].tolist())
         return history.draft(least_chance, max_tokens)
@@ -49,7 +54,7 @@ class PromptLookup:
 class _History:
     """One sequence's tokens, and where among them it may be saying something again."""
 
-    def __init__(self, token_ids: list[int]) -> None:
+    def __init__(self, token_ids: list[int], chances_of_all: list[float]) -> None:
         self.token_ids = token_ids
         *earlier, last = pairwise(token_ids) if len(token_ids) > 1 else [(-1, -1)]
         # Two tokens → the position behind them, where they occurred last.
@@ -57,7 +62,8 @@ class _History:
         self._next = self._after.get(last)  # the position whose token is guessed to come now
         self._after[last] = len(token_ids)
         self._num_right = 0  # guesses in a row
-        self._chances = list(CHANCES)
+        self._chances = list(chances_of_all)
+        self._chances_of_all = chances_of_all
 
     def follow(self, token_ids: list[int]) -> None:
         """Take in the tokens that came, and judge what was guessed instead."""
@@ -74,7 +80,11 @@ class _History:
     def _judge(self, is_right: bool) -> None:
         assert self._next is not None
         level = _level(self._num_right)
-        self._chances[level] += LEARNING * (is_right - self._chances[level])
+        for chances, rate in (
+            (self._chances, LEARNING),
+            (self._chances_of_all, LEARNING_OF_ALL),
+        ):
+            chances[level] += rate * (is_right - chances[level])
         self._num_right = self._num_right + 1 if is_right else 0
         self._next = self._next + 1 if is_right else None
 

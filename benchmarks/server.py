@@ -1,0 +1,284 @@
+"""A server under load: streaming clients, beside the engine without HTTP and a llama.cpp server.
+
+    python -m benchmarks.server [--model NAME] [--clients 1,8,32,128] [--rival URL] [--plot PNG]
+
+Chat: prompts of about 128 tokens of their own, up to 64 tokens out, every client asks again when it
+has its answer. Classification: 256 requests that share 400 tokens and differ in about 60, one token
+out. `--rival` is the base of another OpenAI-style server that is already up with the same model.
+All clients live in this process, on the same cores as what they measure, so they cost it a little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cierzo import LLM, SamplingParams
+from cierzo.settings import load_settings
+
+NUM_OUT = 64
+WORDS = (
+    "time year people way day man thing woman life child world school state family student group"
+    " country problem hand part place case week company system program question work government"
+    " number night point home water room mother area money story fact month lot right study book"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request, in seconds after it was sent. `first_s` is its first text."""
+
+    first_s: float
+    last_s: float
+    num_prompt_tokens: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a number of clients measured. Latencies in milliseconds: p50, p95, p99."""
+
+    server: str
+    work: str
+    clients: int
+    requests: int
+    tokens_per_s: float
+    items_per_min: float
+    prompt_tokens: float
+    ttft_ms: tuple[float, float, float]
+    tpot_ms: tuple[float, float, float]
+
+
+def chat_texts(count: int, seed: int) -> list[str]:
+    chooser = random.Random(seed)
+    return [" ".join(chooser.choices(WORDS, k=96)) + f" {seed}-{i}" for i in range(count)]
+
+
+def classify_texts(count: int, seed: int) -> list[str]:
+    chooser = random.Random(seed)
+    shared = " ".join(chooser.choices(WORDS, k=400))
+    return [f"{shared} {' '.join(chooser.choices(WORDS, k=54))} {i}" for i in range(count)]
+
+
+def body_of(model: str, text: str, num_out: int) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    options = {"stream_options": {"include_usage": True}} if model == "rival" else {}
+    body = {"model": model, "messages": messages, "max_tokens": num_out, "temperature": 0}
+    return body | {"stream": True} | options
+
+
+async def ask(url: str, body: dict[str, Any]) -> Answered:
+    """Post `body` and read the events of its answer."""
+    at = urlsplit(url)
+    data = json.dumps(body).encode()
+    started = time.perf_counter()
+    reader, writer = await asyncio.open_connection(at.hostname, at.port)
+    try:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        writer.write(head.encode() + data)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise RuntimeError(f"{status!r}: {(await reader.read())[-500:]!r}")
+        first_s = last_s = 0.0
+        usage, num_texts = {}, 0
+        async for event in _events(reader):
+            if event.get("usage"):
+                usage = event["usage"]
+            choice = event["choices"][0] if event.get("choices") else {}
+            if (choice.get("delta") or {}).get("content"):
+                last_s, num_texts = time.perf_counter() - started, num_texts + 1
+                first_s = first_s or last_s
+        last_s = last_s or time.perf_counter() - started  # an answer may be an end and no text
+        num_tokens = usage.get("completion_tokens", num_texts)
+        return Answered(first_s or last_s, last_s, usage.get("prompt_tokens", 0), num_tokens)
+    finally:
+        writer.close()
+
+
+async def _events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    while line := await reader.readline():
+        if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+            yield json.loads(line[6:])
+
+
+async def load(
+    url: str, model: str, texts: list[str], clients: int, num_out: int
+) -> list[Answered]:
+    """All texts asked by so many clients, each after the other. Their answers, and how long."""
+    waiting, answers = list(reversed(texts)), []
+
+    async def client() -> None:
+        while waiting:
+            answers.append(await ask(url, body_of(model, waiting.pop(), num_out)))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
+
+
+def measure(server: str, url: str, model: str, work: str, clients: int, count: int) -> Row:
+    num_out = 1 if work == "classify" else NUM_OUT
+    seed = random.randrange(10**6)  # another run's prompts would come from the prefix cache
+    texts = classify_texts(count, seed) if work == "classify" else chat_texts(count, seed)
+    if work == "classify":  # a service that has run for long has the shared part cached
+        asyncio.run(load(url, model, texts[:1], 1, 1))
+    started = time.perf_counter()
+    answers = asyncio.run(load(url, model, texts, clients, num_out))
+    took_s = time.perf_counter() - started
+    return row_of(server, work, clients, answers, took_s)
+
+
+def row_of(server: str, work: str, clients: int, answers: list[Answered], took_s: float) -> Row:
+    ttft = [1000 * a.first_s for a in answers]
+    tpot = [1000 * (a.last_s - a.first_s) / (a.num_tokens - 1) for a in answers if a.num_tokens > 1]
+    return Row(
+        server,
+        work,
+        clients,
+        len(answers),
+        round(sum(a.num_tokens for a in answers) / took_s, 1),
+        round(60 * len(answers) / took_s, 1),
+        round(statistics.mean(a.num_prompt_tokens for a in answers), 1),
+        percentiles(ttft),
+        percentiles(tpot),
+    )
+
+
+def percentiles(values: list[float]) -> tuple[float, float, float]:
+    """p50, p95, p99 by nearest rank; zeros of nothing."""
+    ordered = sorted(values) or [0.0]
+    p50, p95, p99 = (
+        ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in (0.5, 0.95, 0.99)
+    )
+    return round(p50, 2), round(p95, 2), round(p99, 2)
+
+
+def offline(llm: LLM, work: str, clients: int, count: int) -> Row:
+    """The same requests straight into the engine, so many at a time."""
+    num_out = 1 if work == "classify" else NUM_OUT
+    seed = random.randrange(10**6)
+    texts = classify_texts(count, seed) if work == "classify" else chat_texts(count, seed)
+    prompts = [llm.chat_prompt.encode([{"role": "user", "content": text}], None) for text in texts]
+    params = SamplingParams(temperature=0, max_tokens=num_out)
+    if work == "classify":
+        llm.generate(prompts[:1], params)
+    started = time.perf_counter()
+    answers = [
+        Answered(0, 0, len(done.prompt_token_ids), len(done.outputs[0].token_ids))
+        for done in llm.generate(prompts, params)
+    ]
+    return row_of("cierzo offline", work, clients, answers, time.perf_counter() - started)
+
+
+@contextmanager
+def served(model: str) -> Iterator[str]:
+    """`cierzo serve` in a process of its own; its base URL."""
+    command = [sys.executable, "-m", "cierzo", "serve", model, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+?:\d+", next(process.stdout))
+            assert found is not None
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def num_requests(work: str, clients: int) -> int:
+    return 256 if work == "classify" else max(8, 2 * clients)
+
+
+def show(row: Row) -> None:
+    ttft, tpot = ("/".join(f"{value:.0f}" for value in row.ttft_ms), row.tpot_ms)
+    print(
+        f"{row.server:15s} {row.work:8s} {row.clients:4d} clients: {row.tokens_per_s:7.1f} tok/s"
+        f" {row.items_per_min:7.0f} items/min, first token {ttft} ms,"
+        f" per token {'/'.join(f'{value:.1f}' for value in tpot)} ms"
+        f" ({row.requests} requests of {row.prompt_tokens:.0f} tokens)",
+        flush=True,
+    )
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """p50 to p99 of both latencies over the number of clients."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    servers = list(dict.fromkeys(row.server for row in rows if row.ttft_ms[0] > 0))
+    for axis, field, title in zip(
+        axes, ("ttft_ms", "tpot_ms"), ("time to first token", "time per output token"), strict=True
+    ):
+        for server, colour in zip(servers, ("#0072b2", "#d55e00"), strict=False):
+            of = [r for r in rows if r.server == server and r.work == "chat"]
+            clients = [row.clients for row in of]
+            values = [getattr(row, field) for row in of]
+            axis.plot(clients, [v[0] for v in values], "o-", color=colour, label=f"{server}, p50")
+            axis.plot(clients, [v[2] for v in values], "s:", color=colour, label=f"{server}, p99")
+        axis.set(xscale="log", yscale="log", xlabel="streaming clients", ylabel="ms", title=title)
+        axis.set_xticks(clients, [str(count) for count in clients])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--clients", default="1,8,32,128")
+    parser.add_argument("--works", default="chat,classify")
+    parser.add_argument("--rival", help="base URL of another server")
+    parser.add_argument("--skip-ours", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON of all rows")
+    parser.add_argument("--plot", type=Path, help="PNG of the latencies")
+    arguments = parser.parse_args()
+    counts = [int(count) for count in arguments.clients.split(",")]
+    cases = [("chat", count) for count in counts if "chat" in arguments.works]
+    cases += [("classify", count) for count in (1, 32) if "classify" in arguments.works]
+    rows: list[Row] = []
+
+    def note(row: Row) -> None:
+        rows.append(row)
+        show(row)
+
+    if not arguments.skip_ours:
+        with served(arguments.model) as url:
+            measure("cierzo", url, arguments.model, "chat", 2, 4)
+            for work, clients in cases:
+                count = num_requests(work, clients)
+                note(measure("cierzo", url, arguments.model, work, clients, count))
+        for work, clients in cases:
+            settings = load_settings({"max_running": clients})
+            with LLM(arguments.model, settings=settings) as llm:
+                llm.generate("Hello", SamplingParams(max_tokens=8))
+                note(offline(llm, work, clients, num_requests(work, clients)))
+    if arguments.rival:
+        for work, clients in cases:
+            count = num_requests(work, clients)
+            note(measure("rival", arguments.rival, "rival", work, clients, count))
+    if arguments.out:
+        arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
