@@ -16,7 +16,7 @@ INSTALL := $(PIP) install --no-build-isolation --editable
 # Once the developer's environment is there, it serves the user's verbs too.
 READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
 
-.PHONY: help demo serve test check fix bench sdk oracle fuzz clean
+.PHONY: help demo serve test check fix bench soak sdk oracle fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -66,6 +66,10 @@ fuzz: SECONDS = 60
 fuzz: SEED = 0
 fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and random damage, bounded
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+soak: SECONDS = 1800
+soak: $(VENV)/.dev  ## a server under all kinds of clients at once, for half an hour
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(MODEL),--model $(MODEL))
 
 clean:  ## remove the environments and build folders (not the models)
 	rm -rf .venv .venv-* build

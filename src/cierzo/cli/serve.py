@@ -72,6 +72,7 @@ def serve(
         database_url=database_url,
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that left
     named = name_models(models)
     from cierzo.server.run import bind
     from cierzo.store import api_keys

@@ -1,0 +1,1 @@
+"""A server, all kinds of clients at once, for long: `python -m tests.soak`."""
