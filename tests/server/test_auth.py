@@ -9,6 +9,7 @@ import httpx2 as httpx
 import pytest
 from mistralai.client import Mistral, errors
 
+from cierzo.errors import StoreUnavailableError
 from cierzo.server.app import ROUTES
 from cierzo.server.auth import MEMORY_S
 from cierzo.store import Database, api_keys, workspaces
@@ -143,6 +144,21 @@ def test_the_first_key_closes_an_open_server() -> None:
                 assert client.get("/metrics").status_code == 200
                 api_keys.create(database, "first", DEFAULT_ID)
                 assert eventually(lambda: client.get("/v1/models").status_code == 401)
+
+
+def test_a_key_that_cannot_be_looked_up_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with temporary_database() as database:
+        _, spelling = api_keys.create(database, "first", DEFAULT_ID)
+        with live_server([scripted_model(ScriptedEngine())], database=database) as server:
+
+            def away(work: object) -> None:
+                raise StoreUnavailableError("the database is away")
+
+            monkeypatch.setattr(database, "read", away)
+            answer = httpx.get(server.url + "/v1/models", headers=bearer(spelling))
+            check(answer, 503, "service_unavailable", "the database is away")
+            assert answer.headers["retry-after"] == "5"
+            assert httpx.get(server.url + "/health").status_code == 200
 
 
 def test_keys_are_never_logged(

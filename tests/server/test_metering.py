@@ -23,7 +23,15 @@ from cierzo.engine.request import TokenEvent
 from cierzo.errors import QueueFullError, StoreUnavailableError
 from cierzo.ids import now_ms
 from cierzo.server import metering
-from cierzo.store import Database, api_keys, ledger, open_database, pricing, tables
+from cierzo.store import (
+    Database,
+    api_keys,
+    ledger,
+    ledger_writer,
+    open_database,
+    pricing,
+    tables,
+)
 from cierzo.store.ledger import Period, UsageRecord
 from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID
@@ -200,6 +208,7 @@ def test_no_answer_ends_without_its_row(
 
     monkeypatch.setattr(database, "write", flaky)
     monkeypatch.setattr(metering, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(ledger_writer, "RETRY_S", 0.01)
     is_away.set()
     answer = client.post(CHAT, json=body())
     assert answer.status_code == 503

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import URL, select
 
 from cierzo.errors import StoreUnavailableError
-from cierzo.store import api_keys, ledger, workspaces
+from cierzo.store import api_keys, ledger, ledger_writer, workspaces
 from cierzo.store.db import Database
 from cierzo.store.ledger import DAY_MS, Period, UsageRecord, UsageSum
 from cierzo.store.ledger_writer import LedgerWriter
@@ -119,7 +119,9 @@ def test_a_bad_row_keeps_no_other_out(database: Database, caplog: pytest.LogCapt
     assert ledger.total(database, Period()).requests == 2
 
 
-def test_rows_wait_while_the_database_is_away(database: Database) -> None:
+def test_rows_wait_while_the_database_is_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     is_away = True
     tries = threading.Semaphore(0)
 
@@ -130,6 +132,7 @@ def test_rows_wait_while_the_database_is_away(database: Database) -> None:
                 raise StoreUnavailableError("away")
             database.write(work)
 
+    monkeypatch.setattr(ledger_writer, "RETRY_S", 0.01)
     writer = LedgerWriter(Flaky())  # type: ignore[arg-type]
     future = writer.put(record("patient"))
     for _ in range(3):

@@ -26,6 +26,9 @@ from cierzo.errors import SettingError, StoreUnavailableError
 PATIENCE_S = 10.0
 """How long a transaction waits for a database that is away or locked."""
 
+IMPATIENT_S = 2.0
+"""How long after that nobody else waits."""
+
 FILE_NAME = "cierzo.db"
 
 # SQLite's primary result codes for what may pass: busy, locked, i/o error, disk full, cannot open.
@@ -44,6 +47,7 @@ class Database:
         self._patience_s = patience_s
         self._engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cierzo-store")
+        self._impatient_until_s = 0.0
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """`work`'s result; all it reads is of one moment. Raises StoreUnavailableError."""
@@ -65,7 +69,11 @@ class Database:
         self._engine.dispose()
 
     def _run(self, work: Callable[[Connection], T], options: dict[str, Any]) -> T:
-        deadline_s = time.monotonic() + self._patience_s
+        started_s = time.monotonic()
+        # Who comes right after others have waited in vain does not wait as well: they would
+        # stand in line for the threads.
+        is_patient = started_s >= self._impatient_until_s
+        deadline_s = started_s + (self._patience_s if is_patient else 0.0)
         pause_s = 0.02
         while True:
             try:
@@ -77,9 +85,9 @@ class Database:
                 if not _may_pass(error):
                     raise
                 if time.monotonic() + pause_s > deadline_s:
+                    self._impatient_until_s = time.monotonic() + IMPATIENT_S
                     raise StoreUnavailableError(
-                        f"the database {self._where} has not answered for"
-                        f" {self._patience_s:g} s: {_reason(error)}"
+                        f"the database {self._where} does not answer: {_reason(error)}"
                     ) from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)

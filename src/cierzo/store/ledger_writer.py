@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 500
 """Of one commit."""
 
+RETRY_S = 1.0
+"""Between two attempts on a database that is away."""
+
 Row = tuple[UsageRecord, "Future[None]"]
 
 
@@ -62,7 +65,7 @@ class LedgerWriter:
                 self._database.write(lambda connection: insert_usage(connection, records))  # noqa: B023
             except StoreUnavailableError as error:
                 logger.error("%d rows of the ledger wait: %s", len(rows), error)
-                if not self._is_closing.is_set():
+                if not self._is_closing.wait(RETRY_S):
                     continue
                 self._give_up(rows, error)
             except Exception as error:
