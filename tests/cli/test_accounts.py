@@ -99,7 +99,8 @@ def test_usage_adds_up(cli: Cli, tmp_path: Path) -> None:
     # $0.15 both ways: 19.4 tokens at once (1.5 + 2.9 micros), a million in a batch ($0.075).
     assert hosted[0].endswith("ministral-8b-2512_usd")
     assert float(hosted[1].rpartition(",")[2]) == pytest.approx(0.075, abs=1e-5)
-    assert "prompt_tokens" in cli("usage --by key")
+    wide = cli("usage --by key --by model --by endpoint --by day --hosted ministral-8b-2512")
+    assert "/v1/chat/completions" in wide and "ministral-8b-2512_usd" in wide and "…" not in wide
     assert "no price preset" in cli("usage --hosted gpt")
     assert "not both" in cli("usage --month 1970-02 --since 1970-02-02")
     assert "looks like 2026-11" in cli("usage --month May")

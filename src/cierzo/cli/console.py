@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,9 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+MAX_TABLE_WIDTH = 1000
 
 
 class ByteProgress:
@@ -68,6 +72,13 @@ def byte_progress(verb: str) -> Iterator[ByteProgress]:
         yield progress
     finally:
         progress.stop()
+
+
+def print_table(table: Table) -> None:
+    """As wide as it needs: what is piped on or looked for must not end in dots."""
+    roomy = out.options.update(width=MAX_TABLE_WIDTH)
+    needed = Measurement.get(out, roomy, table).maximum
+    Console(width=max(out.width, needed), highlight=False).print(table)
 
 
 def megabytes(size_bytes: int) -> str:

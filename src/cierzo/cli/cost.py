@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cierzo.cli import options
-from cierzo.cli.console import out
+from cierzo.cli.console import out, print_table
 from cierzo.cli.period import Month, Since, period_of
 from cierzo.cli.store import dollars, micros, open_store
 from cierzo.errors import StoreError
@@ -76,4 +76,4 @@ def cost(
     table.add_row("this machine, whole time", dollars(per_million["whole"]))
     for name, amount in hosted.items():
         table.add_row(name, dollars(amount))
-    out.print(table)
+    print_table(table)

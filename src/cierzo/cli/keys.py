@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cierzo.cli import options
-from cierzo.cli.console import err, out
+from cierzo.cli.console import err, out, print_table
 from cierzo.cli.store import day, describe_limits, limits_of, open_store
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def list_keys(
             _state(key),
         )
     if keys:
-        out.print(table)
+        print_table(table)
     else:
         out.print("no keys yet: the server is open, on this machine only")
 

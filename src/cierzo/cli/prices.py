@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cierzo.cli import options
-from cierzo.cli.console import out
+from cierzo.cli.console import out, print_table
 from cierzo.cli.store import day, dollars, micros, open_store
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def list_prices(data: options.Data = None, database_url: options.DatabaseUrl = N
         price = row.price
         percents = f"{price.cached_percent} %", f"{price.batch_percent} %"
         table.add_row(row.model, day(row.effective_at_ms), _shown(price), *percents)
-    out.print(table)
+    print_table(table)
 
 
 def list_presets() -> None:
@@ -102,7 +102,7 @@ def list_presets() -> None:
     table = Table("preset", "per million tokens", box=None)
     for name, price in PRESETS.items():
         table.add_row(name, _shown(price))
-    out.print(table)
+    print_table(table)
 
 
 PRICES: dict[str, Callable[..., None]] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cierzo.cli import options
-from cierzo.cli.console import out
+from cierzo.cli.console import print_table
 from cierzo.cli.period import Month, Since, period_of
 from cierzo.cli.store import dollars, open_store
 
@@ -93,7 +93,7 @@ def usage(
         table.add_column(name, justify="left" if position < len(groups) else "right")
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    print_table(table)
 
 
 def _row(line: UsageSum, there_micros: int | None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cierzo.cli import options
-from cierzo.cli.console import out
+from cierzo.cli.console import out, print_table
 from cierzo.cli.store import day, describe_limits, limits_of, open_store
 
 NameOrId = Annotated[str, typer.Argument(help="The workspace's name or id.", metavar="WORKSPACE")]
@@ -62,7 +62,7 @@ def list_workspaces(
             describe_limits(workspace.limits),
             "" if archived is None else f"archived {day(archived)}",
         )
-    out.print(table)
+    print_table(table)
 
 
 def limit(
