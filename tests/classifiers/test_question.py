@@ -20,10 +20,13 @@ from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.server.scripted import ByteTokenizer
-from tests.tokenizer.conftest import VENDOR_NAMES
-from tests.tokenizer.vocabularies import smollm2_fields, spm_gguf_fields, write_gguf_vocab
+from tests.tokenizer.vocabularies import (
+    VENDOR_NAMES,
+    smollm2_fields,
+    spm_gguf_fields,
+    write_gguf_vocab,
+)
 
-pytest_plugins = ("tests.tokenizer.conftest",)
 TOPIC = topic_question(["business", "sport", "politics"])
 
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.conftest import VENDOR_NAMES
-from tests.tokenizer.vocabularies import TEXTS
+from tests.tokenizer.vocabularies import TEXTS, VENDOR_NAMES
 
 NAMES = ("smollm2", "spm", *VENDOR_NAMES)
 

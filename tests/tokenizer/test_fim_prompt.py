@@ -13,10 +13,10 @@ from cierzo.tokenizer.fim_prompt import can_fill_in, encode_fim, fim_stop_ids
 from cierzo.tokenizer.loading import load_tokenizer
 from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
 from cierzo.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.conftest import VENDOR_NAMES
 from tests.tokenizer.vocabularies import (
     TEKKEN_FILE,
     TEXTS,
+    VENDOR_NAMES,
     smollm2_fields,
     spm_gguf_fields,
     write_gguf_vocab,

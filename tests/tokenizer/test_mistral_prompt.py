@@ -12,8 +12,7 @@ from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.mistral_tokenizer import MistralFileTokenizer
 from cierzo.tokenizer.tokenizer import Tokenizer
 from cierzo.tokenizer.tool_format import ToolFormat
-from tests.tokenizer.conftest import VENDOR_NAMES
-from tests.tokenizer.vocabularies import TEXTS
+from tests.tokenizer.vocabularies import TEXTS, VENDOR_NAMES
 
 Messages = list[dict[str, Any]]
 

@@ -19,6 +19,9 @@ SPM_FILES = {
     "v7m1": VENDOR_DATA / "mistral_instruct_tokenizer_241114.model.v7m1",
 }
 TEKKEN_FILE = VENDOR_DATA / "tekken_240718.json"
+VENDOR_NAMES = tuple(f"spm-{v}" for v in SPM_FILES) + tuple(
+    f"tekken-{v}" for v in ("v3", "v7", "v11", "v13", "v15")
+)
 
 TEXTS = (
     "",

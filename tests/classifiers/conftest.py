@@ -1,0 +1,3 @@
+from tests.tokenizer.shared import vendor_tokenizers
+
+__all__ = ["vendor_tokenizers"]
