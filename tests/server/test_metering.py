@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import httpx2 as httpx
 import pytest
 from sqlalchemy import select
 
-from cierzo.engine.request import TokenEvent
+from cierzo.engine.request import GenerationRequest, SamplingParams, TokenEvent
 from cierzo.errors import QueueFullError, StoreUnavailableError
 from cierzo.ids import now_ms
 from cierzo.server import metering
+from cierzo.server.auth import Caller
+from cierzo.server.completion import Usage
+from cierzo.server.served_model import ServedModels
 from cierzo.store import (
     Database,
     api_keys,
@@ -33,6 +37,7 @@ from cierzo.store import (
     tables,
 )
 from cierzo.store.ledger import Period, UsageRecord
+from cierzo.store.limits import Limits
 from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model
@@ -287,3 +292,41 @@ def test_a_killed_server_has_a_row_for_every_answer(tmp_path: Path) -> None:
         assert row.completion_tokens == usage["completion_tokens"]
     assert len(answered) <= count(database) <= num_sent
     database.close()
+
+
+def test_a_batch_line_is_half_price_and_its_row_its_callers_to_write(
+    engine: ScriptedEngine,
+) -> None:
+    """Outside HTTP: a row in the transaction of whoever keeps the line, twice or not."""
+    with temporary_database() as database:
+        pricing.set_price(database, "tiny", Price(10**6, 10**6), now_ms())
+        limits = Limits(requests_per_minute=0, max_concurrent=1)
+        key, _ = api_keys.create(database, "ci", DEFAULT_ID, limits=limits)
+        caller = Caller(DEFAULT_ID, key)
+
+        async def compute(meter: metering.Metering) -> UsageRecord:
+            metered = await meter.open(caller, "tiny", "job:7", CHAT, is_batch=True)
+            metered.enter()
+            request = GenerationRequest("job:7", (1, 2, 3, 4, 5, 6), SamplingParams())
+            usage = Usage(len(request.prompt_token_ids))
+            metered.begin(usage, usage.num_prompt_tokens)
+            async for event in metered.submit(request):
+                usage.count(event)
+            record = metered.take_record("ok")
+            metered.close()
+            return record
+
+        async def run_twice() -> list[UsageRecord]:
+            meter = metering.Metering(database, ServedModels([scripted_model(engine)]))
+            try:
+                return [await compute(meter) for _ in range(2)]
+            finally:
+                await meter.close()
+
+        for record in asyncio.run(run_twice()):
+            database.write(partial(ledger.insert_usage, records=[record]))
+        (row,) = [ledger.find(database, "job:7")]
+        assert row is not None and row.is_batch and row.key_id == key.id
+        # 2 fresh and 4 cached tokens in, 11 out: (2 + 0.4 + 11) / 2, rounded once.
+        assert (row.prompt_tokens, row.completion_tokens, row.price_micros) == (6, 11, 7)
+        assert count(database) == 1
