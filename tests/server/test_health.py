@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
 from tests.server.test_disconnect import eventually
 
+BOARD = Path(__file__).parents[2] / "examples" / "grafana.json"
 DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"
 
 
@@ -74,6 +76,20 @@ def test_request_ids_differ_and_sort_by_time(client: httpx.Client) -> None:
     assert len(set(ids)) == 3
     assert all(request_id[14] == "7" for request_id in ids)
     assert [request_id[:8] for request_id in ids] == sorted(request_id[:8] for request_id in ids)
+
+
+def test_the_example_board_asks_for_metrics_that_exist(client: httpx.Client) -> None:
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", client.get("/metrics").text, re.MULTILINE))
+    board = json.loads(BOARD.read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked += [variable["query"] for variable in board["templating"]["list"]]
+    names = set(re.findall(r"cierzo_\w+", " ".join(asked)))
+    assert len(names) > 10
+    for name in names:
+        assert name in types or types[name.removesuffix("_bucket")] == "histogram"
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            assert target["expr"].count("(") == target["expr"].count(")")
 
 
 def test_docs_name_every_metric(client: httpx.Client) -> None:
