@@ -18,12 +18,16 @@ from cierzo.classifiers.scoring import Head
 from cierzo.engine import Engine
 from cierzo.engine.readout import Reading
 from cierzo.engine.request import GenerationRequest
+from cierzo.ids import now_ms
 from cierzo.server.readings import OWN_WORKSPACE
 from cierzo.server.schemas.classifiers import ClassificationResponse, ModerationResponse
-from tests.server.conftest import scripted_model
+from cierzo.store import ledger, pricing
+from cierzo.store.pricing import Price
+from tests.server.conftest import scripted_classifiers, scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import DIM, Script, ScriptedEngine
 from tests.server.tiny_server import tekken, tiny_server
+from tests.store.temporary import temporary_database
 
 V2, V1 = ([*model.questions] for model in MODERATION_MODELS)
 TEXTS = ["A quiet day.", "GO AWAY NOW"]
@@ -220,6 +224,42 @@ def test_a_head_answers_and_one_for_another_model_says_so(tmp_path: Path) -> Non
         assert answer.status_code == 400 and "the model changed" in answer.json()["message"]
         folder.remove("fits")
         assert httpx.post(url, json={"model": "fits", "input": "x"}).status_code == 400
+
+
+def test_rows_stand_under_the_classifiers_name_at_its_price_or_its_models(
+    tmp_path: Path,
+) -> None:
+    folder = scripted_classifiers(tmp_path)
+    with temporary_database() as database:
+        price = Price(1_000_000, 0)
+        pricing.set_price(database, "tiny", price, now_ms())
+        pricing.set_price(database, "topic", Price(0, 0), now_ms())
+        models = [scripted_model(ScriptedEngine(script=yes))]
+        with live_server(models, database=database, classifiers=folder) as server:
+            for path, model, name in (
+                ("/v1/moderations", "mistral-moderation-latest", "mistral-moderation-2603"),
+                ("/v1/classifications", "topic", "topic"),
+            ):
+                answer = httpx.post(server.url + path, json={"model": model, "input": TEXTS})
+                assert answer.json()["model"] == model
+                row = ledger.find(database, answer.headers["x-request-id"])
+                assert row is not None
+                usage = answer.json()["usage"]
+                cached = usage["prompt_tokens_details"]["cached_tokens"]
+                assert (row.model, row.endpoint, row.status) == (name, path, "ok")
+                assert (row.prompt_tokens, row.cached_tokens) == (usage["prompt_tokens"], cached)
+                expected = price.cost_micros(usage["prompt_tokens"], cached, 0, is_batch=False)
+                assert row.price_micros == (0 if name == "topic" else expected)
+            guardrail = {"moderation_llm_v2": {"model_name": "shouting"}}
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+            engine: Any = models[0].engine
+            engine.script = lambda request: ["Yes"] if request.readout is None else yes(request)
+            chat = httpx.post(
+                server.url + "/v1/chat/completions", json={**body, "guardrails": [guardrail]}
+            )
+            row = ledger.find(database, chat.headers["x-request-id"] + ":guardrail-1")
+            assert row is not None and (row.model, row.status) == ("shouting", "ok")
+            assert ledger.find(database, chat.headers["x-request-id"]) is not None
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,11 @@ from cierzo.server.served_model import ServedModel, ServedModels
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Questions for one model, under the name that the request used. `scorers` goes by category,
-    or by the classifier's name."""
+    """Questions for one model. `name` is what the request called it, `id` what the ledger does.
+    `scorers` goes by category, or by the classifier's name."""
 
     name: str
+    id: str
     model: ServedModel
     scorers: Mapping[str, Scorer]
     is_policy: bool
@@ -85,7 +86,7 @@ class ServedClassifiers:
                 category: self._scorer(model, question)
                 for category, question in moderation.questions.items()
             }
-            return Judge(name, model, scorers, is_policy=True)
+            return Judge(name, moderation.name, model, scorers, is_policy=True)
         judge = self._named(name)
         if not judge.is_policy:
             raise RequestError(
@@ -115,7 +116,7 @@ class ServedClassifiers:
                 f"Invalid model: {name}; it was made for {found.model}, which is not served here"
             )
         scorer = self._scorer(model, found.question, found.head)
-        return Judge(name, model, {name: scorer}, found.is_policy)
+        return Judge(name, name, model, {name: scorer}, found.is_policy)
 
     def _find(self, name: str) -> Classifier | None:
         return self._folder.find(name) if self._folder is not None else None

@@ -112,7 +112,7 @@ class GuardrailCheck:
         row_id = f"{self._request_id}:guardrail-{self._num_moderations}"
         metered = await self._metering.open(
             self._caller,
-            judge.name,
+            judge.id,
             row_id,
             "/v1/chat/moderations",
             is_batch=False,

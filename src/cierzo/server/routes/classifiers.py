@@ -84,7 +84,7 @@ async def _judge(
     request: Request, find: Callable[[str], Judge], name: str, texts: Sequence[str]
 ) -> Verdicts:
     judge = await asyncio.to_thread(find, name)
-    metered = await admit(request, judge.name, judge.model)
+    metered = await admit(request, judge.id, judge.model)
     request_id, metrics = request.state.request_id, request.app.state.metrics
     work = judge_texts(judge, texts, metered, request_id, metrics)
     return await sse.run_until_disconnect(work, request.receive)
