@@ -92,7 +92,7 @@ Block Activations::block(int64_t index) const {
 void Activations::prepare(const float* x, const int32_t* row_ids, int64_t begin,
                           int64_t end) const {
     const auto row_at = [&](int64_t i) {
-        return x + (row_ids == nullptr ? i : row_ids[i]) * n_in_;
+        return x + (row_ids == nullptr ? i - begin : row_ids[i]) * n_in_;
     };
     if (is_tiled()) {
         // Chunk by chunk of a block, so that its tiles are in L1 until all rows are in.

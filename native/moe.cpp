@@ -124,14 +124,38 @@ void sort_slots(const MoeArgs& a, SparsePlan& plan, int32_t* offsets, int64_t nu
     }
 }
 
-// Gives the jobs their memory; both products use the same, in turn.
 void place_activations(SparsePlan& plan) {
     const int64_t up_nbytes = rows_nbytes(plan.up_jobs, plan.num_jobs);
     const int64_t down_nbytes = rows_nbytes(plan.down_jobs, plan.num_jobs);
-    uint8_t* memory = scratch_array<uint8_t>(ScratchSlot::kActivations,
-                                             up_nbytes > down_nbytes ? up_nbytes : down_nbytes);
+    uint8_t* memory = scratch_array<uint8_t>(ScratchSlot::kActivations, up_nbytes + down_nbytes);
     place_rows(plan.up_jobs, plan.num_jobs, memory);
-    place_rows(plan.down_jobs, plan.num_jobs, memory);
+    place_rows(plan.down_jobs, plan.num_jobs, memory + up_nbytes);
+}
+
+// Rows of jobs that are tiled in both products go from one to the other as such; the others by way
+// of `hidden`.
+bool is_direct(const SparsePlan& plan, int64_t job) {
+    return plan.up_jobs[job].x.is_tiled() && plan.down_jobs[job].x.is_tiled();
+}
+
+void store_activated(const SparsePlan& plan, int64_t hidden, const Sums& sums) {
+    const int64_t job = sums.job - plan.up_jobs;
+    if (is_direct(plan, job))
+        store_swiglu_tiles(plan.down_jobs[job], sums);
+    else
+        store_swiglu(plan.hidden, hidden, sums);
+}
+
+// Prepares the down rows of jobs that are not direct; false if there are none.
+bool prepare_down(const Team& team, const SparsePlan& plan, int64_t hidden) {
+    bool any = false;
+    const auto [begin, end] = team.share(plan.num_slots);
+    for (int64_t j = 0; j < plan.num_jobs; ++j) {
+        if (is_direct(plan, j)) continue;
+        any = true;
+        prepare_rows(plan.down_jobs + j, 1, plan.hidden + begin * hidden, nullptr, begin, end);
+    }
+    return any;
 }
 
 // Both kinds of jobs; `sequence` and the next one are used up.
@@ -187,10 +211,9 @@ void moe(const MoeArgs& a) {
         prepare_rows(plan.up_jobs, plan.num_jobs, a.h, plan.row_of_slot, slot_begin, slot_end);
         team.barrier();
         run_sparse(team, 0, plan.up_jobs, plan, *a.gate_up, 2,
-                   [&](const Sums& sums) { store_swiglu(plan.hidden, a.hidden, sums); });
+                   [&](const Sums& sums) { store_activated(plan, a.hidden, sums); });
         team.barrier();
-        prepare_rows(plan.down_jobs, plan.num_jobs, plan.hidden, nullptr, slot_begin, slot_end);
-        team.barrier();
+        if (prepare_down(team, plan, a.hidden)) team.barrier();
         run_sparse(team, 2, plan.down_jobs, plan, *a.down, 1,
                    [&](const Sums& sums) { store_sums(plan.expert_out, a.dim, sums, false); });
         team.barrier();

@@ -63,7 +63,8 @@ class Activations {
     int64_t nbytes() const;
     void set_memory(uint8_t* memory) { memory_ = memory; }
 
-    // Prepares rows [begin, end): row i is x + row_ids[i] * n_in, or x + i * n_in without row_ids.
+    // Prepares rows [begin, end): row i is x + row_ids[i] * n_in, or without row_ids the next one
+    // of those at x.
     void prepare(const float* x, const int32_t* row_ids, int64_t begin, int64_t end) const;
     // Of rows that are not tiled.
     Block block(int64_t index) const;
@@ -76,6 +77,12 @@ class Activations {
     int64_t chunk_begin(int64_t chunk) const { return groups_ * chunk / num_chunks_; }
     // The first tile of one block in one chunk; the chunk's other groups follow.
     uint8_t* tiles(int64_t chunk, int64_t block) const;
+    // The tile of one block and group.
+    uint8_t* tile(int64_t group, int64_t block) const {
+        const int64_t chunk = ((group + 1) * num_chunks_ - 1) / groups_;
+        return tiles(chunk, block) +
+               (group - chunk_begin(chunk)) * tile_nbytes(WeightFormat::kBf16);
+    }
 
   private:
     void prepare_int(const float* row, int64_t index) const;

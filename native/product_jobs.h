@@ -21,8 +21,8 @@ inline int64_t num_bf16_rows(const PackedWeight& weight, int64_t rows, int64_t n
     return weight.format == WeightFormat::kBf16 ? rows : num_prompt_rows;
 }
 
-// Prepares rows [begin, end) of the caller's numbering; row i is x + row_ids[i] * n_in, or
-// x + i * n_in without row_ids.
+// Prepares rows [begin, end) of the caller's numbering; row i is x + row_ids[i] * n_in, or without
+// row_ids the next one of those at x.
 inline void prepare_rows(const Job* jobs, int64_t num_jobs, const float* x, const int32_t* row_ids,
                          int64_t begin, int64_t end) {
     for (int64_t j = 0; j < num_jobs; ++j) {
@@ -30,10 +30,11 @@ inline void prepare_rows(const Job* jobs, int64_t num_jobs, const float* x, cons
         const int64_t from = begin > job.first_row ? begin - job.first_row : 0;
         const int64_t left = end - job.first_row;
         const int64_t to = left < job.x.rows() ? left : job.x.rows();
+        if (from >= to) continue;
         if (row_ids != nullptr)
             job.x.prepare(x, row_ids + job.first_row, from, to);
         else
-            job.x.prepare(x + job.first_row * job.x.n_in(), nullptr, from, to);
+            job.x.prepare(x + (job.first_row + from - begin) * job.x.n_in(), nullptr, from, to);
     }
 }
 
@@ -54,6 +55,7 @@ inline void place_rows(Job* jobs, int64_t num_jobs, uint8_t* memory) {
 // Sums ready for the epilogue: rows [row, row + num_rows) in the caller's numbering, panels
 // [panel, panel + num_panels); those of panel p, row r are at sums + p * pitch + r * 16.
 struct Sums {
+    const Job* job;
     const float* sums;
     int64_t pitch;
     int64_t row, num_rows;
@@ -150,7 +152,7 @@ void run_single_row(const Team& team, const Job& job, const PackedWeight& weight
                     weight.panel(job.expert, first * granule + g),
                     stride * granule * weight.panel_nbytes(), count);
         for (int64_t c = 0; c < count; ++c)
-            epilogue(Sums{sums + c * granule * kPanel, kPanel, job.first_row, 1,
+            epilogue(Sums{&job, sums + c * granule * kPanel, kPanel, job.first_row, 1,
                           (first + c * stride) * granule, granule});
     };
     const auto [begin, end] = team.share(weight.num_panels() / granule);
@@ -174,7 +176,7 @@ struct Unit {
     Sums sums(const float* memory, int64_t panel, int64_t num_panels) const {
         const int64_t row = block_begin * kBlockRows, end = block_end * kBlockRows;
         const int64_t num_rows = (end < job->x.rows() ? end : job->x.rows()) - row;
-        return {memory, pitch(), job->first_row + row, num_rows, panel, num_panels};
+        return {job, memory, pitch(), job->first_row + row, num_rows, panel, num_panels};
     }
     int64_t pitch() const { return (block_end - block_begin) * kBlockRows * kPanel; }
 };
@@ -271,5 +273,8 @@ void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
 void store_sums(float* out, int64_t n_out, const Sums& sums, bool accumulate);
 // out[row, 16 * panel / 2 ...] = silu(gate) * up; `out` has `hidden` columns.
 void store_swiglu(float* out, int64_t hidden, const Sums& sums);
+// The same as rows of `down`, a job that has the rows of the sums' own, where both are tiled: they
+// are prepared then.
+void store_swiglu_tiles(const Job& down, const Sums& sums);
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -10,6 +10,7 @@ namespace cierzo {
 enum class ScratchSlot {
     kActivations,       // rows prepared for a product
     kLocalActivations,  // the same, where each thread prepares its own copy
+    kNormed,            // one thread's rows between their norm and their preparation
     kDequantized,       // one thread's weights as bf16
     kAccumulators,      // one thread's sums before the epilogue
     kHidden,            // a sparse layer's rows between its two products
