@@ -44,6 +44,7 @@ class Soak:
     model: str
     seconds: float
     clients: int
+    memory: int = 700 * 2**20  # a small KV cache, so that all of it was written before a third
     serve_flags: tuple[str, ...] = ()
     log: list[str] = field(default_factory=list)
 
@@ -65,7 +66,7 @@ class Soak:
     @contextmanager
     def _started(self) -> Iterator[subprocess.Popen[str]]:
         command = [sys.executable, "-m", "cierzo", "serve", self.model, "--port", "0"]
-        command += ["--data", self._data, *self.serve_flags]
+        command += ["--data", self._data, "--memory", f"{self.memory}B", *self.serve_flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -98,6 +99,8 @@ class Soak:
         self._say(
             f"resident memory: {third / 2**20:.0f} MiB after a third, {last / 2**20:.0f} at the end"
         )
+        if last > self.memory:
+            raise Broken(f"the server takes more than its --memory, {self.memory / 2**20:.0f} MiB")
         if last > third * (1 + MAX_GROWTH) and last > third + MAX_GROWTH_BYTES:
             raise Broken("memory grows")
 
@@ -178,7 +181,7 @@ def main() -> None:
     arguments = parser.parse_args()
     flags = ("--max-running", "16", "--max-waiting", "16", "--max-model-len", "2048")
     try:
-        Soak(arguments.model, arguments.seconds, arguments.clients, flags).run()
+        Soak(arguments.model, arguments.seconds, arguments.clients, serve_flags=flags).run()
     except* Broken as group:
         for error in group.exceptions:
             print(f"broken: {error}", file=sys.stderr)
