@@ -116,9 +116,10 @@ void tile_products(float* sums, const Activations& x, int64_t block_begin, int64
 void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
                int64_t block_end, const PackedWeight& weight, const uint8_t* panel,
                int64_t num_panels);
-// The only row of `x` times the panels at `panel`, `panel` + stride (bytes), and so on.
-void int_row(float* sums, int64_t panel_pitch, const Activations& x, WeightFormat format,
-             const uint8_t* panel, int64_t stride, int64_t num_panels);
+// The only block of `x`, on vectors, times the panels at `panel`, `panel` + stride (bytes), and so
+// on.
+void int_rows(float* sums, int64_t panel_pitch, const Activations& x, WeightFormat format,
+              const uint8_t* panel, int64_t stride, int64_t num_panels);
 void bf16_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,
                 int64_t block_end, const uint8_t* panel, int64_t num_panels);
 

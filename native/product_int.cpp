@@ -28,7 +28,7 @@ constexpr int kRegisterSums = 12;
 // page and falls behind where the arithmetic between two tiles is long (4 rows: 7 GB/s without
 // this).
 constexpr int64_t kPrefetchTiles = 16;
-constexpr int64_t kPrefetchNbytes = 2048;  // a single row's runs
+constexpr int64_t kPrefetchNbytes = 2048;  // where panels are not neighbours
 
 // kRows rows from `row` on, times kPanels panels, `panel_stride` bytes apart. Several panels at a
 // time share the rows' values, and give a single row several memory streams.
@@ -45,11 +45,12 @@ void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, cons
             if constexpr (kInMemory) acc[p][r].store(sums + p * panel_pitch + (row + r) * kPanel);
         }
     }
+    const bool are_apart = panel_stride != groups * tile_nbytes(kFormat);
     for (int64_t g = 0; g < groups; ++g) {
         const uint8_t* tile = panel + g * tile_nbytes(kFormat);
         // Past its end a panel goes on where the next one begins that is not multiplied now.
         const uint8_t* next =
-            kRows == 1 ? tile + kPrefetchNbytes
+            kRows == 1 || are_apart ? tile + kPrefetchNbytes
             : g + kPrefetchTiles < groups
                 ? tile + kPrefetchTiles * tile_nbytes(kFormat)
                 : tile + kPrefetchTiles * tile_nbytes(kFormat) + (kPanels - 1) * panel_stride;
@@ -97,7 +98,7 @@ void vector_rows(float* sums, int64_t panel_pitch, const Block& x, int row, cons
 template <WeightFormat kFormat, int kRows>
 void vector_panels(float* sums, int64_t panel_pitch, const Block& x, int row, const uint8_t* panel,
                    int64_t panel_stride, int64_t groups, int64_t num_panels) {
-    constexpr int kTogether = kRows == 1 ? 4 : kVectorPanels;
+    constexpr int kTogether = kRows == 1 || (kRows == 2 && kVectorPanels > 1) ? 4 : kVectorPanels;
     int64_t p = 0;
     for (; p + kTogether <= num_panels; p += kTogether)
         vector_rows<kFormat, kRows, kTogether>(sums + p * panel_pitch, panel_pitch, x, row,
@@ -184,11 +185,11 @@ void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t b
     });
 }
 
-void int_row(float* sums, int64_t panel_pitch, const Activations& x, WeightFormat format,
-             const uint8_t* panel, int64_t stride, int64_t num_panels) {
+void int_rows(float* sums, int64_t panel_pitch, const Activations& x, WeightFormat format,
+              const uint8_t* panel, int64_t stride, int64_t num_panels) {
     with_format(format, [&]<WeightFormat kFormat>() {
-        vector_panels<kFormat, 1>(sums, panel_pitch, x.block(0), 0, panel, stride, x.num_groups(),
-                                  num_panels);
+        vector_block<kFormat>(sums, panel_pitch, x.block(0), panel, stride, x.num_groups(),
+                              num_panels);
     });
 }
 

@@ -135,24 +135,26 @@ inline UnitPlan plan_tiled_units(const Job* jobs, int64_t num_jobs, const Packed
     return best;
 }
 
-// A single row is bound by memory, and a core reads several streams faster than one. So a thread's
-// share of the panels is cut into four runs that are read side by side. On two cores, from L3:
-// 25 to 33 GB/s with four neighbouring panels at a time, 42 to 54 with four runs.
+// Few rows are bound by memory, and a core reads several streams faster than one. So a thread's
+// share of the panels is cut into four runs that are read side by side. A single row on two cores,
+// from L3: 25 to 33 GB/s with four neighbouring panels at a time, 42 to 54 with four runs.
 inline constexpr int64_t kStreams = 4;
 inline constexpr int64_t kMaxGranule = 2;
+inline constexpr int64_t kFewRows = 8;
 
 template <class Epilogue>
-void run_single_row(const Team& team, const Job& job, const PackedWeight& weight, int64_t granule,
-                    const Epilogue& epilogue) {
-    alignas(64) float sums[kStreams * kMaxGranule * kPanel];
+void run_few_rows(const Team& team, const Job& job, const PackedWeight& weight, int64_t granule,
+                  const Epilogue& epilogue) {
+    alignas(64) float sums[kStreams * kMaxGranule * kFewRows * kPanel];
+    const int64_t rows = job.x.rows(), pitch = rows * kPanel;
     // `count` granules, `stride` apart.
     const auto multiply = [&](int64_t first, int64_t stride, int64_t count) {
         for (int64_t g = 0; g < granule; ++g)
-            int_row(sums + g * kPanel, granule * kPanel, job.x, weight.format,
-                    weight.panel(job.expert, first * granule + g),
-                    stride * granule * weight.panel_nbytes(), count);
+            int_rows(sums + g * pitch, granule * pitch, job.x, weight.format,
+                     weight.panel(job.expert, first * granule + g),
+                     stride * granule * weight.panel_nbytes(), count);
         for (int64_t c = 0; c < count; ++c)
-            epilogue(Sums{&job, sums + c * granule * kPanel, kPanel, job.first_row, 1,
+            epilogue(Sums{&job, sums + c * granule * pitch, pitch, job.first_row, rows,
                           (first + c * stride) * granule, granule});
     };
     const auto [begin, end] = team.share(weight.num_panels() / granule);
@@ -161,9 +163,9 @@ void run_single_row(const Team& team, const Job& job, const PackedWeight& weight
     multiply(begin + kStreams * run, 1, end - begin - kStreams * run);
 }
 
-inline bool are_single_int_rows(const Job* jobs, int64_t num_jobs) {
+inline bool are_few_int_rows(const Job* jobs, int64_t num_jobs) {
     for (int64_t j = 0; j < num_jobs; ++j)
-        if (jobs[j].x.rows() != 1) return false;
+        if (jobs[j].x.rows() > kFewRows) return false;
     return jobs[0].x.format() != WeightFormat::kBf16;
 }
 
@@ -250,9 +252,9 @@ template <class Epilogue>
 void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
               const PackedWeight& weight, int64_t granule, const Epilogue& epilogue) {
     if (num_jobs == 0) return;
-    if (are_single_int_rows(jobs, num_jobs)) {
+    if (are_few_int_rows(jobs, num_jobs)) {
         for (int64_t j = 0; j < num_jobs; ++j)
-            run_single_row(team, jobs[j], weight, granule, epilogue);
+            run_few_rows(team, jobs[j], weight, granule, epilogue);
         return;
     }
     if constexpr (kHasTiles) {
