@@ -56,7 +56,7 @@ def test_matches_its_twin(
 
 
 @pytest.mark.parametrize(("dtype", "affine"), FORMATS)
-@pytest.mark.parametrize(("n_out", "n_in"), [(33, 72), (80, 1100)])
+@pytest.mark.parametrize(("n_out", "n_in"), [(33, 72), (330, 72), (80, 1100)])
 def test_same_bits_on_every_instruction_set_thread_count_and_batch(
     dtype: WeightDtype, affine: bool, n_out: int, n_in: int
 ) -> None:
@@ -112,6 +112,22 @@ def test_swiglu_matches_its_twin(each_isa: str, rows: int, hidden: int) -> None:
     matmul_swiglu(out, Tensor.from_numpy(x), weight)
     expected = reference.matmul_swiglu(x, numbers, hidden, "bf16")
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_swiglu_of_few_rows_is_that_of_many(each_isa: str) -> None:
+    hidden, n_in = 200, 96  # 13 pairs of panels: several in each of a thread's runs
+    weight = random_weight("int4", False, 2 * 208, n_in)
+    x = normal(7, 20, n_in)
+
+    def swiglu(rows: int) -> NDArray[np.float32]:
+        out = Tensor(rows, hidden)
+        matmul_swiglu(out, Tensor.from_numpy(x[:rows]), weight.packed)
+        return out.numpy()
+
+    expected = swiglu(20)
+    for rows in range(1, 9):
+        set_num_threads(1 + rows % 2)
+        np.testing.assert_array_equal(swiglu(rows), expected[:rows])
 
 
 def test_no_rows(each_isa: str) -> None:
