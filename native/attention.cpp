@@ -19,8 +19,6 @@
 // never multiplied, not even by zero: it may be infinite.
 #include "attention.h"
 
-#include <vector>
-
 #include "attention_completion.h"
 #include "attention_prompt.h"
 #include "scratch.h"
@@ -32,23 +30,8 @@ namespace {
 
 constexpr int64_t kWorthSharing = 1 << 17;  // multiply-adds; less is done sooner than shared
 
-// Completion rows that go together, at most kTileRows.
-struct CompletionTile {
-    AttentionRows rows;
-    int64_t segment_begin, segment_end;
-    int64_t first_segment;  // its first one's index among all tiles' segments
-};
-
-struct Plan {
-    std::vector<AttentionRows> prompt_units;
-    std::vector<CompletionTile> tiles;
-    std::vector<float> partials;  // of every segment of every tile, where these are shared out
-    int64_t num_segments = 0;     // of all tiles
-    int64_t work = 0;             // multiply-adds
-    bool shares_segments = false;
-};
-
-void plan_prompt(Plan& plan, const AttentionProblem& p, int64_t sequence, int64_t unit_rows) {
+void plan_prompt(AttentionPlan& plan, const AttentionProblem& p, int64_t sequence,
+                 int64_t unit_rows) {
     const int64_t rows = p.input.num_queries(sequence) * p.queries_per_kv_head;
     // The last rows see most: they go first, so that the threads end together.
     for (int64_t end = rows; end > 0; end = (end - 1) / unit_rows * unit_rows)
@@ -60,7 +43,7 @@ void plan_prompt(Plan& plan, const AttentionProblem& p, int64_t sequence, int64_
         }
 }
 
-void plan_completion(Plan& plan, const AttentionProblem& p, int64_t sequence) {
+void plan_completion(AttentionPlan& plan, const AttentionProblem& p, int64_t sequence) {
     const int64_t rows = p.input.num_queries(sequence) * p.queries_per_kv_head;
     for (int64_t h = 0; h < p.cache.n_kv_heads(); ++h)
         for (int64_t r = 0; r < rows; r += kTileRows) {
@@ -81,7 +64,9 @@ int64_t prompt_unit_rows(const AttentionProblem& p, int64_t num_threads) {
     return std::clamp(round_up(rows / (4 * num_threads), kPair), kPair, kPromptUnitRows);
 }
 
-void make_plan(Plan& plan, const AttentionProblem& p, int64_t num_threads) {
+}  // namespace
+
+void make_plan(AttentionPlan& plan, const AttentionProblem& p, int64_t num_threads) {
     plan.prompt_units.clear();
     plan.tiles.clear();
     plan.num_segments = plan.work = 0;
@@ -94,6 +79,8 @@ void make_plan(Plan& plan, const AttentionProblem& p, int64_t num_threads) {
     const size_t needed = size_t(plan.num_segments * PartialAttention::num_floats(p));
     if (plan.shares_segments && plan.partials.size() < needed) plan.partials.resize(needed);
 }
+
+namespace {
 
 // Fills one counter's indices from 0 to n with f.
 template <class F>
@@ -112,7 +99,7 @@ void attend_tile(const AttentionProblem& p, const CompletionTile& tile, Completi
     write_out(p, tile.rows, merged);
 }
 
-const CompletionTile& tile_of(const Plan& plan, int64_t segment) {
+const CompletionTile& tile_of(const AttentionPlan& plan, int64_t segment) {
     const auto after = std::upper_bound(
         plan.tiles.begin(), plan.tiles.end(), segment,
         [](int64_t s, const CompletionTile& tile) { return s < tile.first_segment; });
@@ -120,7 +107,7 @@ const CompletionTile& tile_of(const Plan& plan, int64_t segment) {
 }
 
 // Few tiles, long contexts: segments are shared out, then merged as attend_tile() would have.
-void attend_by_segment(const AttentionProblem& p, Plan& plan, const Team& team,
+void attend_by_segment(const AttentionProblem& p, AttentionPlan& plan, const Team& team,
                        CompletionWorkspace& w) {
     const auto partial = [&](int64_t segment) {
         return PartialAttention(plan.partials.data() + segment * PartialAttention::num_floats(p));
@@ -140,7 +127,9 @@ void attend_by_segment(const AttentionProblem& p, Plan& plan, const Team& team,
     });
 }
 
-void attend(const AttentionProblem& p, Plan& plan, const Team& team) {
+}  // namespace
+
+void attend(const AttentionProblem& p, AttentionPlan& plan, const Team& team) {
     if (!plan.prompt_units.empty()) {
         auto& w = *scratch_array<PromptWorkspace>(ScratchSlot::kAttention, 1);
         for_each_taken(team, 0, int64_t(plan.prompt_units.size()),
@@ -155,11 +144,9 @@ void attend(const AttentionProblem& p, Plan& plan, const Team& team) {
                        [&](int64_t i) { attend_tile(p, plan.tiles[size_t(i)], w); });
 }
 
-}  // namespace
-
 void attention(const AttentionArgs& args) {
-    static thread_local Plan plan;  // kept: a step allocates nothing
-    Plan& shared = plan;
+    static thread_local AttentionPlan plan;  // kept: a step allocates nothing
+    AttentionPlan& shared = plan;
     const AttentionProblem p(args);
     ThreadPool& pool = ThreadPool::instance();
     make_plan(shared, p, pool.num_threads());

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "forward_input.h"
 #include "kernel_functions.h"
 #include "kv_cache.h"
 #include "simd.h"
+#include "thread_pool.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
@@ -89,5 +91,27 @@ struct AttentionProblem {
         return cache.values(a.layer, input.block_table(rows.sequence)[b], rows.kv_head);
     }
 };
+
+// Completion rows that go together, at most kTileRows.
+struct CompletionTile {
+    AttentionRows rows;
+    int64_t segment_begin, segment_end;
+    int64_t first_segment;  // its first one's index among all tiles' segments
+};
+
+// How a step's rows are cut up and shared out.
+struct AttentionPlan {
+    std::vector<AttentionRows> prompt_units;
+    std::vector<CompletionTile> tiles;
+    std::vector<float> partials;  // of every segment of every tile, where these are shared out
+    int64_t num_segments = 0;     // of all tiles
+    int64_t work = 0;             // multiply-adds
+    bool shares_segments = false;
+};
+
+void make_plan(AttentionPlan& plan, const AttentionProblem& p, int64_t num_threads);
+
+// Called by every thread of the team. Uses up sequences 0 to 2 and one barrier.
+void attend(const AttentionProblem& p, AttentionPlan& plan, const Team& team);
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

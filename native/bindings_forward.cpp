@@ -94,6 +94,8 @@ void bind_forward(nb::module_& m) {
           "n_heads"_a, "interleaved"_a = false, Release());
     m.def("attention", &attention, "out"_a, "q"_a, "inp"_a, "kv_cache"_a, "layer"_a,
           "sliding_window"_a = 0, Release());
+    m.def("attention_layer", &attention_layer, "x"_a, "qkv_proj"_a, "o_proj"_a, "norm"_a, "inp"_a,
+          "kv_cache"_a, "layer"_a, "n_heads"_a, "sliding_window"_a = 0, Release());
 }
 
 }  // namespace cierzo

@@ -90,6 +90,17 @@ void bind_between_products(nb::class_<Program>& program) {
         },
         "out"_a, "q"_a, "layer"_a, "sliding_window"_a = 0, holds<2>(), holds<3>());
     program.def(
+        "attention_layer",
+        [](Program& p, Tensor& x, const PackedWeight& qkv_proj, const PackedWeight& o_proj,
+           const RMSNorm& norm, int64_t layer, int64_t n_heads, int64_t sliding_window) {
+            p.add([&x, &qkv_proj, &o_proj, &norm, layer, n_heads, sliding_window](Step s) {
+                attention_layer(x, qkv_proj, o_proj, norm, s.input, s.kv_cache, layer, n_heads,
+                                sliding_window);
+            });
+        },
+        "x"_a, "qkv_proj"_a, "o_proj"_a, "norm"_a, "layer"_a, "n_heads"_a, "sliding_window"_a = 0,
+        holds<2>(), holds<3>(), holds<4>(), holds<5>());
+    program.def(
         "gather_rows",
         [](Program& p, Tensor& out, const Tensor& x) {
             p.add(

@@ -18,6 +18,7 @@ void rms_norm(float* out, const float* x, const float* weight, int64_t rows, int
               float eps);
 void rope_and_store(const RopeArgs& args);
 void attention(const AttentionArgs& args);
+void attention_layer(const AttentionLayerArgs& a);
 
 void argmax(int32_t* ids, const float* logits, int64_t rows, int64_t vocab_size);
 void logsumexp(float* out, const float* logits, int64_t rows, int64_t vocab_size);

@@ -16,6 +16,7 @@ const Kernels kernel_table = {
     .rms_norm = rms_norm,
     .rope_and_store = rope_and_store,
     .attention = attention,
+    .attention_layer = attention_layer,
     .argmax = argmax,
     .logsumexp = logsumexp,
     .top_k = top_k,

@@ -94,6 +94,19 @@ struct AttentionArgs {
     int64_t sliding_window;  // tokens attended back, the current one included; 0 = all
 };
 
+// x[T, dim] += output(attention(qkv(norm(x)))).
+struct AttentionLayerArgs {
+    float* x;
+    const PackedWeight* qkv_proj;
+    const PackedWeight* o_proj;
+    Norm norm;
+    const ForwardInput* input;
+    KVCache* kv_cache;
+    int64_t layer;
+    int64_t n_heads;
+    int64_t sliding_window;
+};
+
 struct SampleArgs {
     int32_t* ids;         // [rows], the result
     const float* logits;  // [rows, vocab_size]
@@ -148,6 +161,7 @@ struct Kernels {
                      float eps) = nullptr;
     void (*rope_and_store)(const RopeArgs&) = nullptr;
     void (*attention)(const AttentionArgs&) = nullptr;
+    void (*attention_layer)(const AttentionLayerArgs&) = nullptr;
 
     void (*argmax)(int32_t* ids, const float* logits, int64_t rows, int64_t vocab_size) = nullptr;
     void (*logsumexp)(float* out, const float* logits, int64_t rows, int64_t vocab_size) = nullptr;

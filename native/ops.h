@@ -27,6 +27,12 @@ WeightFormat weight_format(const std::string& dtype, bool affine);
 const char* dtype_name(WeightFormat format);
 bool is_affine_format(WeightFormat format);
 
+// RMSNorm of the rows that an op reads, as a value: what rms_norm() would write elsewhere.
+struct RMSNorm {
+    Tensor weight;  // [1, dim]
+    float eps;
+};
+
 // ops_forward.cpp
 void embed(Tensor& out, const ForwardInput& input, const PackedWeight& weight);
 void rms_norm(Tensor& out, const Tensor& x, const Tensor& weight, float eps);
@@ -34,6 +40,11 @@ void rope_and_store(Tensor& q_out, const Tensor& qkv, const ForwardInput& input,
                     int64_t layer, int64_t n_heads, bool interleaved);
 void attention(Tensor& out, const Tensor& q, const ForwardInput& input, const KVCache& kv_cache,
                int64_t layer, int64_t sliding_window);
+
+// x += output(attention(qkv(norm(x)))): matmul, rope_and_store, attention and matmul.
+void attention_layer(Tensor& x, const PackedWeight& qkv_proj, const PackedWeight& o_proj,
+                     const RMSNorm& norm, const ForwardInput& input, KVCache& kv_cache,
+                     int64_t layer, int64_t n_heads, int64_t sliding_window);
 
 // ops_sampling.cpp; ids, values and the parameters of sample() are as in kernels.h
 void argmax(int32_t* ids, const Tensor& logits);
@@ -52,11 +63,6 @@ void apply_mask(Tensor& logits, int64_t row, std::span<const uint32_t> mask);
 // Throws unless `data_nbytes` is what the shape takes.
 PackedWeight packed_weight(const uint8_t* data, int64_t data_nbytes, const std::string& dtype,
                            bool affine, int64_t n_out, int64_t n_in, int64_t n_experts);
-// RMSNorm of the rows that an op reads, as a value: what rms_norm() would write elsewhere.
-struct RMSNorm {
-    Tensor weight;  // [1, dim]
-    float eps;
-};
 // Throws unless the weight is one row, and eps finite and not negative.
 RMSNorm make_norm(const Tensor& weight, float eps);
 void matmul(Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,

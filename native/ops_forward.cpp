@@ -40,6 +40,9 @@ void check_held(const ForwardInput& input, int64_t sliding_window) {
     }
 }
 
+// Far above any model, low enough that no product of sizes overflows.
+constexpr int64_t kMaxHeads = int64_t(1) << 31;
+
 }  // namespace
 
 void embed(Tensor& out, const ForwardInput& input, const PackedWeight& weight) {
@@ -103,6 +106,42 @@ void attention(Tensor& out, const Tensor& q, const ForwardInput& input, const KV
     out.resize(input.num_tokens());
     kernels().attention({out.data(), q.data(), &input, &kv_cache, layer,
                          q.cols() / kv_cache.head_dim(), sliding_window});
+}
+
+void attention_layer(Tensor& x, const PackedWeight& qkv_proj, const PackedWeight& o_proj,
+                     const RMSNorm& norm, const ForwardInput& input, KVCache& kv_cache,
+                     int64_t layer, int64_t n_heads, int64_t sliding_window) {
+    constexpr const char* op = "attention_layer";
+    const int64_t head_dim = kv_cache.head_dim(), n_kv_heads = kv_cache.n_kv_heads();
+    const auto check_weight = [&](const char* name, const PackedWeight& weight, int64_t n_out,
+                                  int64_t n_in) {
+        check(weight.n_experts == 1 && weight.n_out == n_out && weight.n_in == n_in, op, name,
+              "[" + std::to_string(n_out) + ", " + std::to_string(n_in) + "]",
+              "[" + std::to_string(weight.n_out) + ", " + std::to_string(weight.n_in) + "] x " +
+                  std::to_string(weight.n_experts));
+    };
+    check_cache(op, input, kv_cache, layer);
+    check_rows(op, "x", x, input);
+    check(n_heads > 0 && n_heads <= kMaxHeads && n_heads % n_kv_heads == 0, op, "n_heads",
+          "a multiple of " + std::to_string(n_kv_heads) + " kv heads", std::to_string(n_heads));
+    check_weight("qkv_proj", qkv_proj, (n_heads + 2 * n_kv_heads) * head_dim, x.cols());
+    check_weight("o_proj", o_proj, x.cols(), n_heads * head_dim);
+    check(norm.weight.cols() == x.cols(), op, "norm", "as wide as x " + x.shape(),
+          norm.weight.shape());
+    check(2 * input.rope_pairs == head_dim, op, "cos", std::to_string(head_dim / 2) + " wide",
+          std::to_string(input.rope_pairs));
+    check(sliding_window >= 0, op, "sliding_window", ">= 0 (0 = all)",
+          std::to_string(sliding_window));
+    check_held(input, sliding_window);
+    kernels().attention_layer({x.data(),
+                               &qkv_proj,
+                               &o_proj,
+                               {norm.weight.data(), norm.eps},
+                               &input,
+                               &kv_cache,
+                               layer,
+                               n_heads,
+                               sliding_window});
 }
 
 }  // namespace cierzo

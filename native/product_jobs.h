@@ -6,6 +6,7 @@
 
 #include "product.h"
 #include "scratch.h"
+#include "simd.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
@@ -162,6 +163,32 @@ void run_few_rows(const Team& team, const Job& job, const PackedWeight& weight, 
     for (int64_t i = 0; i < run; ++i) multiply(begin + i, run, kStreams);
     multiply(begin + kStreams * run, 1, end - begin - kStreams * run);
 }
+
+// Asks for the weights that a thread will read first in run_few_rows() with a granule of 1, for
+// one that has to wait anyway.
+class FewRowsAhead {
+  public:
+    FewRowsAhead(const Team& team, const PackedWeight& weight)
+        : stride_(0), end_(0), from_(nullptr) {
+        const auto [begin, end] = team.share(weight.num_panels());
+        stride_ = (end - begin) / kStreams * weight.panel_nbytes();
+        end_ = stride_ < kAheadNbytes ? stride_ : kAheadNbytes;
+        from_ = weight.panel(0, begin);
+    }
+    // A line of each run; false when there is none left.
+    bool next() {
+        if (at_ >= end_) return false;
+        for (int64_t i = 0; i < kStreams; ++i) prefetch_to_l2(from_ + i * stride_ + at_);
+        at_ += 64;
+        return true;
+    }
+
+  private:
+    static constexpr int64_t kAheadNbytes = 64 << 10;  // of a run: all of them are an eighth of L2
+    int64_t stride_, end_;
+    const uint8_t* from_;
+    int64_t at_ = 0;
+};
 
 inline bool are_few_int_rows(const Job* jobs, int64_t num_jobs) {
     for (int64_t j = 0; j < num_jobs; ++j)

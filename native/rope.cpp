@@ -2,6 +2,8 @@
 //
 // One head's rotation is x0·cos − x1·sin and x1·cos + x0·sin over its pairs (each product and sum
 // rounded), a query's result times its query_scale. Keys and values are rounded to bf16.
+#include "rope.h"
+
 #include <cstring>
 
 #include "forward_input.h"
@@ -97,15 +99,18 @@ void store_value(uint16_t* values, const float* v, int64_t head_dim, int64_t off
     for (; d < head_dim; ++d) to[2 * d] = f32_to_bf16(v[d]);
 }
 
-void do_token(const RopeArgs& a, int64_t t) {
+}  // namespace
+
+void rope_and_store_heads(const RopeArgs& a, int64_t t, int64_t begin, int64_t end) {
     const ForwardInput& input = *a.input;
     KVCache& cache = *a.kv_cache;
     const int64_t head_dim = cache.head_dim(), n_kv_heads = cache.n_kv_heads();
+    const int64_t group = a.n_heads / n_kv_heads;
     const Angles angles = {input.cos.data() + t * input.rope_pairs,
                            input.sin.data() + t * input.rope_pairs, input.rope_pairs};
     const float* q = a.qkv + t * (a.n_heads + 2 * n_kv_heads) * head_dim;
     float* q_out = a.q_out + t * a.n_heads * head_dim;
-    for (int64_t h = 0; h < a.n_heads; ++h)
+    for (int64_t h = begin * group; h < end * group; ++h)
         rotate_head(q_out + h * head_dim, q + h * head_dim, angles, input.query_scale[size_t(t)],
                     a.interleaved);
 
@@ -113,7 +118,7 @@ void do_token(const RopeArgs& a, int64_t t) {
     const float* v = k + n_kv_heads * head_dim;
     const int64_t block = input.slot_mapping[size_t(t)] / KVCache::kBlockSize;
     const int64_t offset = input.slot_mapping[size_t(t)] % KVCache::kBlockSize;
-    for (int64_t h = 0; h < n_kv_heads; ++h) {
+    for (int64_t h = begin; h < end; ++h) {
         alignas(64) float rotated[kMaxHeadDim];
         rotate_head(rotated, k + h * head_dim, angles, 1.0f, a.interleaved);
         store_key(cache.keys(a.layer, block, h), rotated, head_dim, offset);
@@ -121,13 +126,12 @@ void do_token(const RopeArgs& a, int64_t t) {
     }
 }
 
-}  // namespace
-
 void rope_and_store(const RopeArgs& args) {
     const int64_t num_tokens = args.input->num_tokens();
     auto work = [&](const Team& team) {
         const auto [begin, end] = team.share(num_tokens);
-        for (int64_t t = begin; t < end; ++t) do_token(args, t);
+        for (int64_t t = begin; t < end; ++t)
+            rope_and_store_heads(args, t, 0, args.kv_cache->n_kv_heads());
     };
     const int64_t width =
         (args.n_heads + 2 * args.kv_cache->n_kv_heads()) * args.kv_cache->head_dim();

@@ -16,6 +16,7 @@ enum class ScratchSlot {
     kHidden,            // a sparse layer's rows between its two products
     kExpertOut,         // a sparse layer's rows before they are added up
     kRouting,           // a sparse layer's choice and order
+    kProjected,         // a step's queries, keys and values, and what attention makes of them
     kAttention,         // one thread's scores or partial results
     kSampling,
     kCount

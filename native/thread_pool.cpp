@@ -90,7 +90,7 @@ int default_num_threads() {
 }  // namespace
 
 void Team::barrier() const {
-    if (num_threads_ > 1) pool_.barrier(num_threads_);
+    barrier([] { return false; });
 }
 
 int64_t Team::next(int sequence) const {
@@ -259,14 +259,16 @@ void ThreadPool::sleep(Worker& self, uint32_t seen) {
     self.is_asleep.store(false);
 }
 
-void ThreadPool::barrier(int num_threads) {
-    const uint32_t epoch = barrier_epoch_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads - 1) {
-        arrived_.store(0, std::memory_order_relaxed);
-        barrier_epoch_.fetch_add(1, std::memory_order_release);
-    } else {
-        spin_until([&] { return barrier_epoch_.load(std::memory_order_acquire) != epoch; });
-    }
+bool ThreadPool::arrive(int num_threads, uint32_t& epoch) {
+    epoch = barrier_epoch_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) < num_threads - 1) return false;
+    arrived_.store(0, std::memory_order_relaxed);
+    barrier_epoch_.fetch_add(1, std::memory_order_release);
+    return true;
+}
+
+void ThreadPool::await(uint32_t epoch) const {
+    spin_until([&] { return is_over(epoch); });
 }
 
 }  // namespace cierzo

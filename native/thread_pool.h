@@ -32,6 +32,9 @@ class Team {
 
     // Waits for every thread of the region. All of them must call it equally often.
     void barrier() const;
+    // The same, calling meanwhile() until all are there or it returns false.
+    template <class F>
+    void barrier(const F& meanwhile) const;
 
     // This thread's share [begin, end) of n items: contiguous, in thread order, sizes differ by one
     // at most.
@@ -131,7 +134,12 @@ class ThreadPool {
     static bool is_fresh(const Worker& worker);
     void call_team(RegionFunction function, const void* context);
     void await_team();
-    void barrier(int num_threads);
+    // One thread more is at the barrier. True where it is the last, which ends the epoch.
+    bool arrive(int num_threads, uint32_t& epoch);
+    bool is_over(uint32_t epoch) const {
+        return barrier_epoch_.load(std::memory_order_acquire) != epoch;
+    }
+    void await(uint32_t epoch) const;
     void stop_workers();
 
     std::mutex region_mutex_;  // one region, or one change of size, at a time
@@ -146,5 +154,13 @@ class ThreadPool {
     alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
     alignas(64) std::atomic<int64_t> counters_[8] = {};
 };
+
+template <class F>
+void Team::barrier(const F& meanwhile) const {
+    uint32_t epoch;
+    if (num_threads_ == 1 || pool_.arrive(num_threads_, epoch)) return;
+    while (!pool_.is_over(epoch))
+        if (!meanwhile()) return pool_.await(epoch);
+}
 
 }  // namespace cierzo

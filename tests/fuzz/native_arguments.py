@@ -343,6 +343,22 @@ def _attention(d: Draw) -> Call:
     }
 
 
+def _attention_layer(d: Draw) -> Call:
+    cache, step, n_heads = _cache(d)
+    dim, width = d.width(), n_heads * cache.head_dim
+    return kernels.attention_layer, {
+        "x": d.tensor(step.num_tokens, dim),
+        "qkv_proj": d.packed(width + 2 * cache.n_kv_heads * cache.head_dim, dim),
+        "o_proj": d.packed(dim, width),
+        "norm": kernels.RMSNorm(d.tensor(1, dim), 1e-5),
+        "inp": step,
+        "kv_cache": cache,
+        "layer": d.of(0, 1),
+        "n_heads": n_heads,
+        "sliding_window": d.of(0, 1, 16, 20),
+    }
+
+
 def _norm(d: Draw) -> Call:
     return kernels.RMSNorm, {"weight": d.tensor(1, d.width()), "eps": 1e-5}
 
@@ -436,6 +452,7 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "rms_norm": _rms_norm,
     "rope_and_store": _rope_and_store,
     "attention": _attention,
+    "attention_layer": _attention_layer,
     "ForwardInput": _forward_input,
     "KVCache": _kv_cache,
     "KVCache.read": _kv_cache_read,

@@ -64,17 +64,22 @@ def build_batch(scheduled: list[tuple[Sequence, int]]) -> Batch:
 
 def _single_tokens(scheduled: list[tuple[Sequence, int]]) -> StepArrays:
     """One token of each: between two steps of a small model NumPy's calls are what takes time."""
-    places = [(s, s.num_computed_tokens) for s, _ in scheduled]
-    positions = np.array([position for _, position in places], np.int32)
+    n = len(scheduled)
+    token_ids, positions, slots = [], [], []
+    for sequence, _ in scheduled:
+        position = sequence.num_computed_tokens
+        block, offset = divmod(position, BLOCK_SIZE)
+        token_ids.append(sequence.token_ids[position])
+        positions.append(position)
+        slots.append(int(sequence.block_table[block]) * BLOCK_SIZE + offset)
+    contexts = [position + 1 for position in positions]
+    numbers = np.array([*token_ids, *positions, *slots, *contexts, *range(n + 1)], np.int32)
     return StepArrays(
-        token_ids=np.array([s.token_ids[p] for s, p in places], np.int32),
-        positions=positions,
-        slot_mapping=np.array(
-            [int(s.block_table[p // BLOCK_SIZE]) * BLOCK_SIZE + p % BLOCK_SIZE for s, p in places],
-            np.int32,
-        ),
-        query_starts=np.arange(len(scheduled) + 1, dtype=np.int32),
-        context_lens=positions + np.int32(1),
+        token_ids=numbers[:n],
+        positions=numbers[n : 2 * n],
+        slot_mapping=numbers[2 * n : 3 * n],
+        context_lens=numbers[3 * n : 4 * n],
+        query_starts=numbers[4 * n :],
         block_tables=_block_tables(scheduled),
         num_prompt_tokens=sum(s.is_in_prompt for s, _ in scheduled),
     )

@@ -47,6 +47,9 @@ class Sampler:
 
         Also fills in the prompt logprobs whose rows follow.
         """
+        if not batch.prompt_rows and all(_is_plain(s) for s in batch.due):
+            token_ids: list[int] = kernels.argmax(logits).tolist() if batch.due else []
+            return [[Sample(token_id)] for token_id in token_ids]
         rows = [(s, ahead) for s in batch.due for ahead in range(1 + s.num_draft_tokens)]
         reports, readings = _reports(batch, logits, rows), _readings(rows, logits)
         errors: dict[int, str] = {}
@@ -71,6 +74,17 @@ class Sampler:
             said.append(samples)
             row += 1 + sequence.num_draft_tokens
         return said
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    """True where the next token is its row's largest logit, and nothing else is asked for."""
+    return (
+        sequence.params.temperature == 0
+        and sequence.params.logprobs is None
+        and sequence.num_draft_tokens == 0
+        and sequence.request.readout is None
+        and not sequence.edits_logits
+    )
 
 
 class Report:

@@ -78,7 +78,8 @@ class Scheduler:
                 chosen[sequence] = 1
         self._add_drafts(chosen)
         is_admitting = True
-        for sequence in self._prefills():
+        only_decodes = self.num_waiting == 0 and len(chosen) == len(self.running)
+        for sequence in () if only_decodes else self._prefills():
             budget = self._config.token_budget - sum(chosen.values())
             if budget == 0:
                 break

@@ -155,6 +155,17 @@ def attention(
     layer: int,
     sliding_window: int = 0,
 ) -> None: ...
+def attention_layer(
+    x: Tensor,
+    qkv_proj: PackedWeight,
+    o_proj: PackedWeight,
+    norm: RMSNorm,
+    inp: ForwardInput,
+    kv_cache: KVCache,
+    layer: int,
+    n_heads: int,
+    sliding_window: int = 0,
+) -> None: ...
 def argmax(logits: Tensor) -> NDArray[np.int32]: ...
 def logsumexp(logits: Tensor) -> NDArray[np.float32]: ...
 def top_k(logits: Tensor, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
@@ -176,6 +187,16 @@ class Program:
     def rms_norm(self, out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None: ...
     def rope_and_store(self, q_out: Tensor, qkv: Tensor, layer: int, n_heads: int) -> None: ...
     def attention(self, out: Tensor, q: Tensor, layer: int, sliding_window: int = 0) -> None: ...
+    def attention_layer(
+        self,
+        x: Tensor,
+        qkv_proj: PackedWeight,
+        o_proj: PackedWeight,
+        norm: RMSNorm,
+        layer: int,
+        n_heads: int,
+        sliding_window: int = 0,
+    ) -> None: ...
     def matmul(
         self,
         out: Tensor,

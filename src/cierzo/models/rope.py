@@ -32,6 +32,11 @@ class RotaryEmbedding:
 
     def angles(self, positions: NDArray[np.int32]) -> tuple[Angles, Angles]:
         """cos and sin, each float32 [num_tokens, head_dim / 2], times YaRN's attention factor."""
+        if len(positions) == 1:  # a view costs a small model's step less than a copy
+            at = int(positions[0])
+            if at >= len(self._cos):
+                self._lengthen_table(at + 1)
+            return self._cos[at : at + 1], self._sin[at : at + 1]
         try:
             return self._cos[positions], self._sin[positions]
         except IndexError:

@@ -58,12 +58,8 @@ class Scratch:
     """The activations of a step, shared by all layers."""
 
     def __init__(self, config: ModelConfig) -> None:
-        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.x = Tensor(0, config.dim)
         self.h = Tensor(0, config.dim)
-        self.qkv = Tensor(0, q_dim + 2 * kv_dim)
-        self.q = Tensor(0, q_dim)
-        self.attended = Tensor(0, q_dim)
         self.due = Tensor(0, config.dim)
         self.logits = Tensor(0, config.vocab_size)
 
@@ -82,10 +78,15 @@ class Attention:
 
     def write(self, program: Program, s: Scratch) -> None:
         """x [T, D] += attention(norm(x))"""
-        program.matmul(s.qkv, s.x, self._qkv_proj, norm=self._norm)
-        program.rope_and_store(s.q, s.qkv, self._layer, self._n_heads)
-        program.attention(s.attended, s.q, self._layer, self._sliding_window)
-        program.matmul(s.x, s.attended, self._o_proj, accumulate=True)
+        program.attention_layer(
+            s.x,
+            self._qkv_proj,
+            self._o_proj,
+            self._norm,
+            self._layer,
+            self._n_heads,
+            self._sliding_window,
+        )
 
 
 class FeedForward:
