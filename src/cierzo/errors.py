@@ -30,6 +30,7 @@
     │   └── EngineStoppedError        submitted after, or cut off by, shutdown
     └── StoreError                what must survive: keys, prices, the ledger, files, jobs
         ├── StoreNotFoundError        no workspace, key, … by that name or id
+        ├── StoreFullError            no room on the disk for one more file
         └── StoreUnavailableError     a database that is away, locked or full
 
 A message names the thing, the rule, the offending value and the remedy.
@@ -175,6 +176,10 @@ class StoreError(CierzoError):
 
 class StoreNotFoundError(StoreError):
     """Nothing of that name or id in the store, or nothing of the caller's."""
+
+
+class StoreFullError(StoreError):
+    """No room on the disk for one more file; nothing of it was kept."""
 
 
 class StoreUnavailableError(StoreError):

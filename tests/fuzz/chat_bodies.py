@@ -23,6 +23,7 @@ from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.served_model import ServedModel
 from cierzo.store import open_database
+from cierzo.store.files import FileStore
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.loading import load_tokenizer
 from tests.fuzz.mutations import Mutator
@@ -100,8 +101,10 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
         embedding_dim=8,
     )
     database = open_database(work, None)
+    files = FileStore(database, work)
     apps = [
-        build_app([model], database, ServerConfig(strict_fields=strict)) for strict in (False, True)
+        build_app([model], database, files, ServerConfig(strict_fields=strict))
+        for strict in (False, True)
     ]
     loop = asyncio.new_event_loop()
     failures: list[BaseException] = []

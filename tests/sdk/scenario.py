@@ -209,6 +209,22 @@ def guardrails(client: Any, model: str) -> None:
     assert client.chat.complete(**fields, guardrails=telling).choices
 
 
+def files(client: Any, model: str) -> None:
+    data = b'{"a": 1}\n{"a": 2}\n'
+    given = {"file_name": "two.jsonl", "content": data}
+    made = client.files.upload(file=given, purpose="batch")
+    assert (made.filename, made.purpose, made.num_lines) == ("two.jsonl", "batch", 2)
+    found = client.files.retrieve(file_id=made.id)
+    assert found.id == made.id and found.deleted is False
+    listed = client.files.list(purpose="batch", page_size=1, search="two")
+    assert listed.data[0].id == made.id and listed.total >= 1
+    assert client.files.download(file_id=made.id).read() == data
+    assert made.id in client.files.get_signed_url(file_id=made.id, expiry=1).url
+    assert client.files.delete(file_id=made.id).deleted is True
+    missing = raises(errors.SDKError, lambda: client.files.retrieve(file_id=made.id))
+    assert missing.status_code == 404
+
+
 def refusals(client: Any, model: str) -> None:
     unknown = raises(
         errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
@@ -232,7 +248,7 @@ def refusals(client: Any, model: str) -> None:
 
 STEPS = (
     *(list_models, chat, stream, prefix, tools, parse, fim, embed),
-    *(moderate, classify, guardrails, refusals),
+    *(moderate, classify, guardrails, files, refusals),
 )
 
 

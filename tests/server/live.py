@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cierzo.classifiers.definition import ClassifierFolder
 from cierzo.server.app import build_app
@@ -13,6 +15,7 @@ from cierzo.server.config import ServerConfig
 from cierzo.server.run import Server, bind
 from cierzo.server.served_model import ServedModel
 from cierzo.store import Database
+from cierzo.store.files import FileStore
 from tests.store.temporary import temporary_database
 
 
@@ -32,13 +35,16 @@ def live_server(
     config: ServerConfig | None = None,
     database: Database | None = None,
     classifiers: ClassifierFolder | None = None,
+    file_store: FileStore | None = None,
 ) -> Iterator[LiveServer]:
-    """Without a database the server has one of its own, without keys."""
+    """Without a database the server has one of its own, without keys; and a folder of files."""
     ready = threading.Event()
     kept = temporary_database() if database is None else nullcontext(database)
-    with kept as store, bind("127.0.0.1", 0) as listener:
+    folder = TemporaryDirectory(prefix="cierzo-data-")
+    with folder as data, kept as store, bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        app = build_app(models, store, config, classifiers)
+        files = file_store or FileStore(store, Path(data))
+        app = build_app(models, store, files, config, classifiers)
         server = Server(app, listener, lambda host, port: ready.set())
         thread = threading.Thread(target=server.run_bound, daemon=True)
         thread.start()

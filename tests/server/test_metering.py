@@ -241,12 +241,15 @@ PROGRAM = textwrap.dedent(
     from cierzo.server.app import build_app
     from cierzo.server.run import Server, bind
     from cierzo.store import open_database
+    from cierzo.store.files import FileStore
     from tests.server.conftest import scripted_model
     from tests.server.scripted import ScriptedEngine
 
     engine = ScriptedEngine(lambda request: ["Hel", 0.001, "lo"])
     with bind("127.0.0.1", 0) as listener:
-        app = build_app([scripted_model(engine)], open_database(Path(sys.argv[1]), None))
+        database = open_database(Path(sys.argv[1]), None)
+        files = FileStore(database, Path(sys.argv[1]))
+        app = build_app([scripted_model(engine)], database, files)
         Server(app, listener, lambda host, port: print(port, flush=True)).run_bound()
     """
 )

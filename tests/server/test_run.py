@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -17,16 +18,20 @@ from tests.server.test_chat import CHAT, body
 
 PROGRAM = textwrap.dedent(
     """
+    import sys
+    from pathlib import Path
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server, bind
+    from cierzo.store.files import FileStore
     from tests.server.conftest import scripted_model
     from tests.server.scripted import ScriptedEngine
     from tests.store.temporary import temporary_database
 
     engine = ScriptedEngine(lambda request: ["Hel", 0.4, "lo"])
     with temporary_database() as database, bind("127.0.0.1", 0) as listener:
-        app = build_app([scripted_model(engine)], database, ServerConfig(drain_s=5))
+        files = FileStore(database, Path(sys.argv[1]))
+        app = build_app([scripted_model(engine)], database, files, ServerConfig(drain_s=5))
         Server(app, listener, lambda host, port: print(host, port, flush=True)).run_bound()
     print("engine closed", engine.is_closed, flush=True)
     """
@@ -59,8 +64,8 @@ def test_bad_addresses() -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_exits_cleanly(sign: signal.Signals) -> None:
-    command = [sys.executable, "-c", PROGRAM]
+def test_a_signal_drains_and_exits_cleanly(sign: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

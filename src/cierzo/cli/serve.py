@@ -147,6 +147,7 @@ def _serve_on(
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server
     from cierzo.server.warm_up import warm_up
+    from cierzo.store.files import FileStore
 
     folders = {model_id: packed_folder(name, settings) for model_id, name in named.items()}
     memory = memory_of_each(list(folders.values()), settings)
@@ -164,7 +165,8 @@ def _serve_on(
             strict_fields=settings.strict,
             max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
         )
-        app = build_app(served, database, config, ClassifierFolder(settings.data))
+        files = FileStore(database, settings.data)
+        app = build_app(served, database, files, config, ClassifierFolder(settings.data))
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 

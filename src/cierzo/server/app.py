@@ -38,7 +38,7 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
-from cierzo.server.routes import admin, chat, classifiers, embeddings, fim, health, models
+from cierzo.server.routes import admin, chat, classifiers, embeddings, files, fim, health, models
 from cierzo.server.schemas import admin as wire
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.classifiers import (
@@ -50,10 +50,19 @@ from cierzo.server.schemas.classifiers import (
 )
 from cierzo.server.schemas.common import ErrorBody
 from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
+from cierzo.server.schemas.files import (
+    DeletedFile,
+    FileBody,
+    FileList,
+    FileUpload,
+    RetrievedFile,
+    SignedUrl,
+)
 from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
 from cierzo.store import Database
+from cierzo.store.files import FileStore
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -82,8 +91,8 @@ MIDDLEWARE = (
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the route table. `scope` says whose keys may use it; `body` and `answer` are
-    what OpenAPI shows."""
+    """One line of the route table. `scope` says whose keys may use it; `body`, of `media_type`,
+    and `answer` are what OpenAPI shows."""
 
     method: str
     path: str
@@ -91,9 +100,11 @@ class Route:
     scope: Scope
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    media_type: str = "application/json"
 
 
 _KEYS, _WORKSPACES = "/v1/admin/api-keys", "/v1/admin/workspaces"
+_FILES = "/v1/files"
 
 ADMIN_ROUTES: tuple[Route, ...] = (
     Route("GET", _KEYS, admin.list_keys, "admin", answer=wire.KeyList),
@@ -195,6 +206,21 @@ ROUTES: tuple[Route, ...] = (
         ChatClassificationRequest,
         ClassificationResponse,
     ),
+    Route(
+        "POST",
+        _FILES,
+        files.upload_file,
+        "files",
+        FileUpload,
+        FileBody,
+        media_type="multipart/form-data",
+    ),
+    Route("GET", _FILES, files.list_files, "files", answer=FileList),
+    Route("GET", _FILES + "/{file_id}", files.retrieve_file, "files", answer=RetrievedFile),
+    Route("DELETE", _FILES + "/{file_id}", files.delete_file, "files", answer=DeletedFile),
+    Route("GET", _FILES + "/{file_id}/content", files.download_file, "files"),
+    Route("GET", _FILES + "/{file_id}/url", files.sign_url, "files", answer=SignedUrl),
+    Route("GET", _FILES + "/{file_id}/signed", files.download_signed, "open"),
     Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
     *ADMIN_ROUTES,
@@ -206,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
 def build_app(
     models: Sequence[ServedModel],
     database: Database,
+    file_store: FileStore,
     config: ServerConfig | None = None,
     classifiers: ClassifierFolder | None = None,
 ) -> FastAPI:
@@ -232,12 +259,17 @@ def build_app(
     app.state.config = config
     app.state.metrics = Metrics(served)
     app.state.database = database
+    app.state.files = file_store
     app.state.auth = Authenticator(database)
     app.state.metering = Metering(database, served, config.max_open_per_workspace)
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
-    bodies = {(r.path, r.method.lower()): r.body for r in ROUTES if r.body is not None}
+    bodies = {
+        (route.path, route.method.lower()): (route.body, route.media_type)
+        for route in ROUTES
+        if route.body is not None
+    }
     keyed = {route.path.replace(":path}", "}") for route in ROUTES if route.scope != "open"}
     app.openapi = cache(lambda: describe(app, bodies, keyed))  # type: ignore[method-assign]
     return app

@@ -16,6 +16,7 @@ class ServerConfig:
 
     strict_fields: bool = False
     max_body_bytes: int = 32 * 1024 * 1024
+    max_file_bytes: int = 512 * 1024 * 1024
     ping_interval_s: float = 10.0
     drain_s: float = 30.0
     max_open_per_workspace: int | None = None

@@ -36,6 +36,7 @@ ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (errors.EngineStoppedError, 503, "service_unavailable", None),
     (errors.StoreUnavailableError, 503, "service_unavailable", None),
     (errors.StoreNotFoundError, 404, "not_found", None),
+    (errors.StoreFullError, 507, "insufficient_storage", None),
     (errors.StoreError, 400, INVALID_REQUEST, None),
 )
 

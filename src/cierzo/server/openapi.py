@@ -12,23 +12,25 @@ from pydantic import BaseModel
 
 
 def describe(
-    app: FastAPI, bodies: Mapping[tuple[str, str], type[BaseModel]], keyed_paths: Iterable[str]
+    app: FastAPI,
+    bodies: Mapping[tuple[str, str], tuple[type[BaseModel], str]],
+    keyed_paths: Iterable[str],
 ) -> dict[str, Any]:
-    """The OpenAPI document. `bodies` gives the body's schema of a path and method, `keyed_paths`
-    are those that ask for a key."""
+    """The OpenAPI document. `bodies` gives the body's schema and media type of a path and method,
+    `keyed_paths` are those that ask for a key."""
     document = get_openapi(title="Cierzo", version=version("cierzo"), routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path in keyed_paths:
         for operation in document["paths"][path].values():
             operation["security"] = [{"key": []}]
-    for (path, method), body in bodies.items():
+    for (path, method), (body, media_type) in bodies.items():
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[body.__name__] = schema
         reference = {"$ref": f"#/components/schemas/{body.__name__}"}
         document["paths"][path][method]["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": reference}},
+            "content": {media_type: {"schema": reference}},
         }
     return document

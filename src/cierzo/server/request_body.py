@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -69,11 +69,19 @@ def parse_json(data: bytes, schema: type[Schema]) -> Schema:
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    # Of a length that makes no sense only the bytes that come are counted.
-    declared = request.headers.get("content-length", "")
-    if re.fullmatch("[0-9]{1,20}", declared) and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+    if declared_nbytes(request) > max_bytes:
+        raise too_large(max_bytes)
     data = bytearray()
+    async for chunk in body_chunks(request):
+        data += chunk
+        if len(data) > max_bytes:
+            raise too_large(max_bytes)
+    return bytes(data)
+
+
+async def body_chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises HTTPException (408), ClientDisconnect."""
+    num_bytes = 0
     chunks = request.stream()
     while True:
         try:
@@ -82,17 +90,22 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
         except TimeoutError:
             raise HTTPException(
                 408,
-                f"the body paused for {MAX_PAUSE_S:g} s after {len(data)} bytes; send it again",
+                f"the body paused for {MAX_PAUSE_S:g} s after {num_bytes} bytes; send it again",
                 headers={"connection": "close"},
             ) from None
         if chunk is None:
-            return bytes(data)
-        data += chunk
-        if len(data) > max_bytes:
-            raise _too_large(max_bytes)
+            return
+        num_bytes += len(chunk)
+        yield chunk
 
 
-def _too_large(max_bytes: int) -> HTTPException:
+def declared_nbytes(request: Request) -> int:
+    """What the client says that it will send; of what makes no sense only what comes counts."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if re.fullmatch("[0-9]{1,20}", declared) else 0
+
+
+def too_large(max_bytes: int) -> HTTPException:
     return HTTPException(
         413,
         f"the request body is over the limit of {max_bytes} bytes; send less",

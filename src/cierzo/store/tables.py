@@ -123,3 +123,23 @@ prices = Table(
     Column("cached_percent", Integer, nullable=False),
     Column("batch_percent", Integer, nullable=False),
 )
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("workspace_id", _ID, ForeignKey("workspaces.id"), nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(64), nullable=False),
+    Column("sample_type", String(64), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("mimetype", String(200), nullable=False),
+    Column("visibility", String(64), nullable=False),
+    Column("size_nbytes", BigInteger, nullable=False),
+    Column("num_lines", BigInteger),
+    Column("url_secret", LargeBinary(32), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, index=True),
+    Index(None, "workspace_id", "created_at_ms"),
+)
+"""What is in the folder of files; the bytes lie there under the row's id."""

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from cierzo.errors import RequestError
 from cierzo.ids import now_ms
 from cierzo.server.error_responses import json_response
+from cierzo.server.query import whole_number
 from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas import admin as wire
 from cierzo.store import Database, api_keys, ledger, pricing, workspaces
@@ -34,8 +35,8 @@ async def list_keys(request: Request) -> Response:
     found = await database.in_thread(api_keys.list_all, database, query.get("workspace_id"))
     if "name" in query:
         found = [key for key in found if key.name == query["name"]]
-    offset = _count(request, "offset", 0)
-    page = found[offset : offset + min(MAX_PAGE, _count(request, "limit", 100))]
+    offset = whole_number(request, "offset", 0)
+    page = found[offset : offset + min(MAX_PAGE, whole_number(request, "limit", 100))]
     return _json(wire.KeyList(total=len(found), keys=[_key(key) for key in page]))
 
 
@@ -130,7 +131,7 @@ async def report_usage(request: Request) -> Response:
     """`month` and `year` (default: this month), `workspace_id`, `key_id`, `by` (repeated)."""
     query, database = request.query_params, _database(request)
     now = datetime.now(UTC)
-    year, month = _count(request, "year", now.year), _count(request, "month", now.month)
+    year, month = whole_number(request, "year", now.year), whole_number(request, "month", now.month)
     if not (1 <= month <= 12 and 1970 <= year <= 9998):
         raise RequestError(f"there is no month {month} of {year}", param="month")
     start = datetime(year, month, 1, tzinfo=UTC)
@@ -174,15 +175,6 @@ async def _changed_key(request: Request) -> Response:
 async def _found_workspace(request: Request) -> Workspace:
     database, name = _database(request), request.path_params["workspace_id"]
     return await database.in_thread(workspaces.find, database, name)
-
-
-def _count(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise RequestError(f"{name} is a whole number; got {text[:50]!r}", param=name)
-    return int(text)
 
 
 def _limits(body: wire.LimitsBody) -> Limits:
