@@ -36,7 +36,7 @@ inline void unpack_tile(UnpackedTiles& out, int64_t t, const uint8_t* panels) {
     const uint8_t* tile = panels + t * tile_nbytes(kFormat);
     const int64_t slot = t % UnpackedTiles::kSlots;
     for (int64_t line = 0; line < tile_nbytes(kFormat); line += 64) {
-        prefetch_to_l2(tile + 8192 + line);
+        prefetch_far(tile + 8192 + line);
         prefetch(tile + 1024 + line);
     }
     // Flipping the top bit subtracts half the range.

@@ -51,13 +51,6 @@ inline void prefetch(const void* p) {
     (void)p;
 #endif
 }
-inline void prefetch_to_l2(const void* p) {
-#if defined(__GNUC__)
-    __builtin_prefetch(p, 0, 2);
-#else
-    (void)p;
-#endif
-}
 
 // The same, no nearer than the second cache: for what is needed in a while.
 inline void prefetch_far(const void* p) {
