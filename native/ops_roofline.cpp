@@ -89,8 +89,8 @@ MultiplyUnit unit_of(const std::string& name) {
 }  // namespace
 
 double read_rate(int64_t nbytes, double seconds) {
-    constexpr int64_t kUnit = int64_t(1) << 16, kMost = int64_t(1) << 40;
-    check(nbytes >= kUnit && nbytes <= kMost, "read_rate", "nbytes", "in [2^16, 2^40]",
+    constexpr int64_t kUnit = int64_t(1) << 16, kMost = int64_t(1) << 33;
+    check(nbytes >= kUnit && nbytes <= kMost, "read_rate", "nbytes", "in [2^16, 2^33]",
           std::to_string(nbytes));
     check_seconds("read_rate", seconds);
     const int64_t units = nbytes / kUnit;

@@ -178,7 +178,7 @@ class FewRowsAhead {
     // A line of each run; false when there is none left.
     bool next() {
         if (at_ >= end_) return false;
-        for (int64_t i = 0; i < kStreams; ++i) prefetch_to_l2(from_ + i * stride_ + at_);
+        for (int64_t i = 0; i < kStreams; ++i) prefetch_far(from_ + i * stride_ + at_);
         at_ += 64;
         return true;
     }

@@ -427,6 +427,15 @@ def _set_isa(d: Draw) -> Call:
     return kernels.set_isa, {"name": d.of(*kernels.available_isas())}
 
 
+def _read_rate(d: Draw) -> Call:
+    return kernels.read_rate, {"nbytes": d.of(1 << 16, 1 << 20), "seconds": 1e-4}
+
+
+def _multiply_rate(d: Draw) -> Call:
+    unit = d.of("f32", "int8", "amx_int8", "amx_bf16", "amx_int8_l1", "amx_bf16_l1")
+    return kernels.multiply_rate, {"unit": unit, "seconds": 1e-4}
+
+
 def _asked(op: Callable[[], Any]) -> Callable[[Draw], Call]:
     return lambda d: (op, {})
 
@@ -463,6 +472,8 @@ CALLS: dict[str, Callable[[Draw], Call]] = {
     "apply_mask": _apply_mask,
     "set_num_threads": _set_num_threads,
     "set_isa": _set_isa,
+    "read_rate": _read_rate,
+    "multiply_rate": _multiply_rate,
     "num_threads": _asked(kernels.num_threads),
     "isa": _asked(kernels.isa),
     "available_isas": _asked(kernels.available_isas),
