@@ -28,8 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": _NOUNS,
     "llm": _ENGINE | {"engine", "tokenizer", "hub", "settings"},
     "server": _ENGINE | {"classifiers", "engine", "tokenizer", "store"},
+    "jobs": _NOUNS | {"store", "server"},
     "cli": _ENGINE
-    | {"classifiers", "engine", "tokenizer", "store", "hub", "settings", "llm", "server"},
+    | {"classifiers", "engine", "tokenizer", "store", "hub", "settings", "llm", "server", "jobs"},
     "__init__": {"llm", "engine"},
     "__main__": {"cli"},
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cierzo.classifiers.definition import ClassifierFolder
-from cierzo.server.app import build_app
+from cierzo.server.app import Background, build_app
 from cierzo.server.config import ServerConfig
 from cierzo.server.run import Server, bind
 from cierzo.server.served_model import ServedModel
@@ -36,6 +36,7 @@ def live_server(
     database: Database | None = None,
     classifiers: ClassifierFolder | None = None,
     file_store: FileStore | None = None,
+    background: Background | None = None,
 ) -> Iterator[LiveServer]:
     """Without a database the server has one of its own, without keys; and a folder of files."""
     ready = threading.Event()
@@ -44,7 +45,7 @@ def live_server(
     with folder as data, kept as store, bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         files = file_store or FileStore(store, Path(data))
-        app = build_app(models, store, files, config, classifiers)
+        app = build_app(models, store, files, config, classifiers, background)
         server = Server(app, listener, lambda host, port: ready.set())
         thread = threading.Thread(target=server.run_bound, daemon=True)
         thread.start()

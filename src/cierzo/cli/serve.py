@@ -142,6 +142,7 @@ def _serve_on(
     """Load every model, then answer on `listener` until told to stop."""
     from cierzo.classifiers.definition import ClassifierFolder
     from cierzo.cli.local import memory_of_each, packed_folder
+    from cierzo.jobs.worker import run_jobs
     from cierzo.llm import LLM
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
@@ -166,7 +167,7 @@ def _serve_on(
             max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
         )
         files = FileStore(database, settings.data)
-        app = build_app(served, database, files, config, ClassifierFolder(settings.data))
+        app = build_app(served, database, files, config, ClassifierFolder(settings.data), run_jobs)
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 

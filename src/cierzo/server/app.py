@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -38,8 +39,24 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
-from cierzo.server.routes import admin, chat, classifiers, embeddings, files, fim, health, models
+from cierzo.server.routes import (
+    admin,
+    batch,
+    chat,
+    classifiers,
+    embeddings,
+    files,
+    fim,
+    health,
+    models,
+)
 from cierzo.server.schemas import admin as wire
+from cierzo.server.schemas.batch import (
+    BatchJobBody,
+    BatchJobList,
+    CreateBatchJobRequest,
+    DeletedBatchJob,
+)
 from cierzo.server.schemas.chat import ChatCompletionRequest, ChatCompletionResponse
 from cierzo.server.schemas.classifiers import (
     ChatClassificationRequest,
@@ -64,6 +81,7 @@ from cierzo.server.served_model import ServedModel, ServedModels
 from cierzo.store import Database
 from cierzo.store.files import FileStore
 
+Background = Callable[[FastAPI], Coroutine[Any, Any, None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 MIDDLEWARE = (
@@ -105,6 +123,7 @@ class Route:
 
 _KEYS, _WORKSPACES = "/v1/admin/api-keys", "/v1/admin/workspaces"
 _FILES = "/v1/files"
+_JOBS = "/v1/batch/jobs"
 
 ADMIN_ROUTES: tuple[Route, ...] = (
     Route("GET", _KEYS, admin.list_keys, "admin", answer=wire.KeyList),
@@ -221,6 +240,11 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", _FILES + "/{file_id}/content", files.download_file, "files"),
     Route("GET", _FILES + "/{file_id}/url", files.sign_url, "files", answer=SignedUrl),
     Route("GET", _FILES + "/{file_id}/signed", files.download_signed, "open"),
+    Route("POST", _JOBS, batch.create_batch_job, "batch", CreateBatchJobRequest, BatchJobBody),
+    Route("GET", _JOBS, batch.list_batch_jobs, "batch", answer=BatchJobList),
+    Route("GET", _JOBS + "/{job_id}", batch.retrieve_batch_job, "batch", answer=BatchJobBody),
+    Route("DELETE", _JOBS + "/{job_id}", batch.delete_batch_job, "batch", answer=DeletedBatchJob),
+    Route("POST", _JOBS + "/{job_id}/cancel", batch.cancel_batch_job, "batch", answer=BatchJobBody),
     Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
     *ADMIN_ROUTES,
@@ -235,8 +259,12 @@ def build_app(
     file_store: FileStore,
     config: ServerConfig | None = None,
     classifiers: ClassifierFolder | None = None,
+    background: Background | None = None,
 ) -> FastAPI:
-    """An ASGI app that serves `models`. Closes them when it shuts down, but not the database."""
+    """An ASGI app that serves `models`, with `background` running beside it.
+
+    Closes the models when it shuts down, but not the database.
+    """
     config = config or ServerConfig()
     served = ServedModels(models)
     app = FastAPI(
@@ -262,6 +290,8 @@ def build_app(
     app.state.files = file_store
     app.state.auth = Authenticator(database)
     app.state.metering = Metering(database, served, config.max_open_per_workspace)
+    app.state.jobs_changed = asyncio.Event()
+    app.state.background = background
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
@@ -277,7 +307,12 @@ def build_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    background: Background | None = app.state.background
+    task = None if background is None else asyncio.ensure_future(background(app))
     yield
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
     for model in app.state.models:
         await asyncio.to_thread(model.engine.close)
         model.text.close()

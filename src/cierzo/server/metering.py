@@ -40,6 +40,7 @@ class Metering:
         self, database: Database, models: ServedModels, max_open: int | None = None
     ) -> None:
         self.limiter = Limiter(database, max_open)
+        self.traffic = Traffic()
         self.ledger = LedgerWriter(database)
         self._database = database
         self._models = models
@@ -90,6 +91,20 @@ class Metering:
         return self._prices
 
 
+class Traffic:
+    """How many requests that somebody waits for are being answered; `changed` when that does."""
+
+    def __init__(self) -> None:
+        self.num_open = 0
+        self.last_end_s = float("-inf")
+        self.changed = asyncio.Event()
+
+    def add(self, change: int) -> None:
+        self.num_open += change
+        self.last_end_s = time.monotonic()
+        self.changed.set()
+
+
 class Metered:
     """One request. `enter`, `begin`, `submit` …, `settle`; and `close`, however it ends."""
 
@@ -124,6 +139,8 @@ class Metered:
         """Be counted among the running. Raises BudgetError, RateLimitError."""
         self._metering.limiter.enter(self._subjects, is_batch=self._is_batch)
         self._is_inside = True
+        if not self._is_batch:
+            self._metering.traffic.add(1)
 
     def begin(self, usage: Usage, num_prompt_tokens: int) -> None:
         """Count the prompts; `usage` is what the row will say. Raises RateLimitError."""
@@ -144,10 +161,14 @@ class Metered:
     async def settle(self) -> None:
         """Return when the row is on the disk; call it before the answer's last bytes.
 
+        A batch line's row is only taken: who keeps the line writes both (`record`).
         Raises StoreUnavailableError when the database stays away; the row is then written when
         it is back.
         """
-        written = self._metering.ledger.put(self.take_record("ok"))
+        record = self.take_record("ok")
+        if self._is_batch:
+            return
+        written = self._metering.ledger.put(record)
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), PATIENCE_S)
         except TimeoutError:
@@ -182,17 +203,31 @@ class Metered:
             subject.month_micros += self._record.price_micros
         return self._record
 
+    @property
+    def record(self) -> UsageRecord | None:
+        """The row, once it was taken."""
+        return self._record
+
+    @property
+    def has_computed(self) -> bool:
+        return self._has_computed
+
     def fail(self) -> None:
         """It is our fault if this request ends without an answer."""
         self._has_failed = True
 
     def close(self) -> None:
-        """Make room for another; write the row of what ended without an answer. Idempotent."""
+        """Make room for another; write the row of what ended without an answer. Idempotent.
+
+        Not that of a batch line, which will be asked again under the same id.
+        """
         if self._is_inside:
             self._is_inside = False
             for subject in self._subjects:
                 subject.num_open -= 1
-        if self._has_computed and self._record is None:
+            if not self._is_batch:
+                self._metering.traffic.add(-1)
+        if self._has_computed and self._record is None and not self._is_batch:
             status: Status = "failed" if self._has_failed else "aborted"
             self._metering.ledger.put(self.take_record(status))
 
@@ -218,7 +253,7 @@ async def admit(
         model_name,
         request.state.request_id,
         request.scope["route"].path,
-        is_batch=False,
+        is_batch=getattr(request.state, "is_batch", False),
         answered_by=answered_by,
     )
     request.state.metered = metered

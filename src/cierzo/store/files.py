@@ -132,6 +132,10 @@ class Incoming:
             _sync_folder(self._store.transit)
         self._is_sealed = True
 
+    def drop(self) -> None:
+        """After all, it has no row."""
+        self._path.unlink()
+
     def land(self) -> None:
         """To its place, after its row was committed."""
         self._path.replace(self._store.folder / self.id)

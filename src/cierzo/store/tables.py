@@ -143,3 +143,38 @@ files = Table(
     Index(None, "workspace_id", "created_at_ms"),
 )
 """What is in the folder of files; the bytes lie there under the row's id."""
+
+batch_jobs = Table(
+    "batch_jobs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("workspace_id", _ID, ForeignKey("workspaces.id"), nullable=False),
+    Column("key_id", _ID, ForeignKey("api_keys.id")),
+    Column("endpoint", String(100), nullable=False),
+    Column("model", String(400)),
+    Column("labels", JSON(none_as_null=True)),
+    Column("input_files", JSON, nullable=False),
+    Column("inline_file", _ID),
+    Column("timeout_hours", Integer, nullable=False),
+    Column("status", String(40), nullable=False, index=True),
+    Column("errors", JSON, nullable=False),
+    Column("num_requests", Integer, nullable=False),
+    Column("num_succeeded", Integer, nullable=False),
+    Column("num_failed", Integer, nullable=False),
+    Column("output_file", _ID),
+    Column("error_file", _ID),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("started_at_ms", BigInteger),
+    Column("completed_at_ms", BigInteger),
+    Index(None, "workspace_id", "created_at_ms"),
+)
+
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("job_id", _ID, ForeignKey("batch_jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("is_success", Boolean, nullable=False),
+    Column("line", LargeBinary, nullable=False),
+)
+"""Answered lines of jobs that still run; when a job ends they become its files."""

@@ -1,0 +1,191 @@
+"""Runs batch jobs: one of each workspace at a time, their lines side by side through the gate.
+
+Every state it needs is in the store, so a start goes on where a kill fell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from fastapi import FastAPI
+
+from cierzo.errors import CierzoError, StoreError, StoreUnavailableError
+from cierzo.ids import now_ms
+from cierzo.jobs.gate import IDLE_LINES, Gate
+from cierzo.jobs.line import answer_line
+from cierzo.jobs.lines import Line, answered, check_lines, end_job, read_lines
+from cierzo.server.auth import Caller
+from cierzo.store import Database, api_keys, batch_jobs
+from cierzo.store.batch_jobs import BatchJob, Status
+from cierzo.store.files import FileStore
+
+Outcome = tuple[Status, list[dict[str, object]]]
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How late a cancellation, a deadline, a revoked key or another server's job may be seen."""
+
+
+async def run_jobs(app: FastAPI) -> None:
+    """Until cancelled; what is half done then is done by the next start."""
+    await _Worker(app).run()
+
+
+class _Worker:
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._database: Database = app.state.database
+        self._store: FileStore = app.state.files
+        self._gate = Gate(app.state.metering.traffic)
+        self._running: dict[str, asyncio.Task[None]] = {}  # by workspace
+
+    async def run(self) -> None:
+        watch = asyncio.ensure_future(self._gate.watch())
+        try:
+            while True:
+                await self._begin_jobs()
+                doorbell: asyncio.Event = self._app.state.jobs_changed
+                doorbell.clear()
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        await doorbell.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            tasks = [watch, *self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin_jobs(self) -> None:
+        self._running = {name: task for name, task in self._running.items() if not task.done()}
+        try:
+            jobs = await self._database.in_thread(batch_jobs.unfinished, self._database)
+        except StoreUnavailableError as error:
+            logger.error("batch jobs wait: %s", error)
+            return
+        for job in jobs:
+            if job.workspace_id not in self._running:
+                task = asyncio.ensure_future(self._run_one(job))
+                self._running[job.workspace_id] = task
+
+    async def _run_one(self, job: BatchJob) -> None:
+        """One job to its end. What goes wrong on the way for a while is tried again by `run`."""
+        try:
+            status, errors = await self._outcome(job)
+            await asyncio.to_thread(end_job, self._database, self._store, job, status, errors)
+        except StoreUnavailableError as error:
+            logger.error("batch job %s waits: %s", job.id, error)
+        except Exception:
+            logger.exception("batch job %s failed; it is tried again", job.id)
+            await asyncio.sleep(LOOK_S)
+
+    async def _outcome(self, job: BatchJob) -> Outcome:
+        if job.status == "CANCELLATION_REQUESTED":
+            return "CANCELLED", []
+        if now_ms() >= job.deadline_ms:
+            return _too_late(job)
+        database = self._database
+        if job.status == "QUEUED":
+            try:
+                count = await asyncio.to_thread(check_lines, self._store, job)
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                return "FAILED", [{"message": str(error), "count": 1}]
+            await database.in_thread(batch_jobs.start, database, job.id, count)
+        work = asyncio.ensure_future(self._answer_all(job))
+        watch = asyncio.ensure_future(self._reason_to_stop(job))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                return "SUCCESS", []
+            return watch.result()
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:  # an input file was deleted meanwhile
+            return "FAILED", [{"message": str(error), "count": 1}]
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    async def _answer_all(self, job: BatchJob) -> None:
+        done = await self._database.in_thread(batch_jobs.answered_lines, self._database, job.id)
+        lines = read_lines(self._store, job)
+        reading = asyncio.Lock()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(IDLE_LINES):
+                    group.create_task(self._answer_some(job, lines, done, reading))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _answer_some(
+        self,
+        job: BatchJob,
+        lines: Iterator[tuple[int, Line]],
+        done: set[int],
+        reading: asyncio.Lock,
+    ) -> None:
+        database = self._database
+        while True:
+            async with reading:
+                found = await asyncio.to_thread(next, lines, None)
+            if found is None:
+                return
+            number, line = found
+            if number in done:
+                continue
+            body = line.body if job.model is None else {"model": job.model, **line.body}
+            caller = await self._caller(job)
+            request_id = f"{job.id}:{number}"
+            answer = await self._gate.run(
+                lambda: answer_line(self._app, caller, job.endpoint, request_id, body)  # noqa: B023
+            )
+            data = answered(job, number, line, answer.status, answer.body)
+            await database.in_thread(
+                batch_jobs.keep_line,
+                database,
+                job.id,
+                number,
+                data,
+                answer.record,
+                is_success=answer.status < 400,
+            )
+
+    async def _reason_to_stop(self, job: BatchJob) -> Outcome:
+        """When the job must not go on, what it ends as."""
+        database = self._database
+        while True:
+            await asyncio.sleep(LOOK_S)
+            found = await database.in_thread(batch_jobs.find, database, job.id)
+            if found is None or found.status == "CANCELLATION_REQUESTED":
+                return "CANCELLED", []
+            if now_ms() >= job.deadline_ms:
+                return _too_late(job)
+            try:
+                await self._caller(job)
+            except StoreUnavailableError:
+                continue
+            except CierzoError as error:
+                return "FAILED", [{"message": str(error), "count": 1}]
+
+    async def _caller(self, job: BatchJob) -> Caller:
+        """Whose job it is, with the limits of now. Raises StoreError for a key that has ended."""
+        if job.key_id is None:
+            return Caller(job.workspace_id, None)
+        database = self._database
+        key = await database.in_thread(api_keys.get, database, job.key_id)
+        if not key.is_live(now_ms()):
+            raise StoreError("the key that made this job was revoked, or has expired")
+        return Caller(job.workspace_id, key)
+
+
+def _too_late(job: BatchJob) -> Outcome:
+    message = f"not done within {job.timeout_hours} hours"
+    return "TIMEOUT_EXCEEDED", [{"message": message, "count": 1}]
