@@ -146,9 +146,9 @@ def versions() -> dict[str, str]:
     pinned = (RIVALS / "llama_cpp.txt").read_text().split()
     found = {"llama.cpp": " ".join(pinned) + ", built natively"}
     if program := os.environ.get("LLAMA_BENCH"):
-        found["llama.cpp"] = program
+        found["llama.cpp"] = Path(program).name
     if program := os.environ.get("IK_LLAMA_BENCH"):
-        found["ik_llama.cpp"] = program
+        found["ik_llama.cpp"] = Path(program).name
     if os.environ.get("VLLM"):
         found["vLLM (bf16)"] = (RIVALS / "vllm.txt").read_text().replace("\n", " ")
     return found
