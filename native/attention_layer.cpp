@@ -2,8 +2,7 @@
 // too short to share one by one (some 2 us of RoPE, 5 of attention): it runs in one region, and who
 // waits for the others' heads asks for the next product's weights meanwhile.
 #include "attention.h"
-#include "norm.h"
-#include "product_jobs.h"
+#include "dense_product.h"
 #include "rope.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
@@ -33,23 +32,12 @@ AttentionArgs attention_args(const AttentionLayerArgs& a, const Projected& p) {
     return {p.attended, p.q, a.input, a.kv_cache, a.layer, a.n_heads, a.sliding_window};
 }
 
-// out (+)= the row (normalised where `norm` has a weight) times the weight. Every thread prepares
-// the row for itself: cheaper than waiting for another to do it.
+// out (+)= the row (normalised where `norm` has a weight) times the weight.
 void multiply_row(const Team& team, int sequence, float* out, const float* row,
                   const PackedWeight& weight, const Norm& norm, bool accumulate) {
-    Job job = {Activations(weight.format, 1, weight.n_in), 0, 0};
-    const int64_t normed_nbytes = round_up(weight.n_in * int64_t(sizeof(float)), kAlignment);
-    uint8_t* memory =
-        scratch_array<uint8_t>(ScratchSlot::kLocalActivations, normed_nbytes + job.x.nbytes());
-    if (norm.weight != nullptr) {
-        float* normed = reinterpret_cast<float*>(memory);
-        norm_row(normed, row, weight.n_in, norm);
-        row = normed;
-    }
-    job.x.set_memory(memory + normed_nbytes);
-    job.x.prepare(row, nullptr, 0, 1);
-    run_jobs(team, sequence, &job, 1, weight, 1,
-             [&](const Sums& sums) { store_sums(out, weight.n_out, sums, accumulate); });
+    Product(row, 1, 0, weight, 1, norm).multiply(team, sequence, nullptr, [&](const Sums& sums) {
+        store_sums(out, weight.n_out, sums, accumulate);
+    });
 }
 
 void run_row(const AttentionLayerArgs& a, const Projected& projected) {
@@ -69,7 +57,7 @@ void run_row(const AttentionLayerArgs& a, const Projected& projected) {
         attend(problem, shared, team);
         FewRowsAhead ahead(team, *a.o_proj);
         team.barrier([&] { return ahead.next(); });
-        multiply_row(team, 4, a.x, projected.attended, *a.o_proj, {}, true);
+        multiply_row(team, 5, a.x, projected.attended, *a.o_proj, {}, true);
     });
 }
 

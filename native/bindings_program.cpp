@@ -20,24 +20,6 @@ using holds = nb::keep_alive<1, kArgument>;
 
 void bind_products(nb::class_<Program>& program) {
     program.def(
-        "matmul",
-        [](Program& p, Tensor& out, const Tensor& x, const PackedWeight& weight, bool accumulate,
-           const RMSNorm* norm) {
-            p.add([&out, &x, &weight, accumulate, norm](Step s) {
-                matmul(out, x, weight, accumulate, s.input.num_prompt_tokens, norm);
-            });
-        },
-        "out"_a, "x"_a, "weight"_a, "accumulate"_a = false, "norm"_a = nb::none(), holds<2>(),
-        holds<3>(), holds<4>(), holds<6>());
-    program.def(
-        "matmul_swiglu",
-        [](Program& p, Tensor& out, const Tensor& x, const PackedWeight& gate_up) {
-            p.add([&out, &x, &gate_up](Step s) {
-                matmul_swiglu(out, x, gate_up, s.input.num_prompt_tokens);
-            });
-        },
-        "out"_a, "x"_a, "gate_up"_a, holds<2>(), holds<3>(), holds<4>());
-    program.def(
         "feed_forward",
         [](Program& p, Tensor& x, const PackedWeight& gate_up, const PackedWeight& down,
            const RMSNorm* norm) {
@@ -73,22 +55,6 @@ void bind_between_products(nb::class_<Program>& program) {
             p.add([&out, &x, &weight, eps](Step) { rms_norm(out, x, weight, eps); });
         },
         "out"_a, "x"_a, "weight"_a, "eps"_a, holds<2>(), holds<3>(), holds<4>());
-    program.def(
-        "rope_and_store",
-        [](Program& p, Tensor& q_out, const Tensor& qkv, int64_t layer, int64_t n_heads) {
-            p.add([&q_out, &qkv, layer, n_heads](Step s) {
-                rope_and_store(q_out, qkv, s.input, s.kv_cache, layer, n_heads, false);
-            });
-        },
-        "q_out"_a, "qkv"_a, "layer"_a, "n_heads"_a, holds<2>(), holds<3>());
-    program.def(
-        "attention",
-        [](Program& p, Tensor& out, const Tensor& q, int64_t layer, int64_t sliding_window) {
-            p.add([&out, &q, layer, sliding_window](Step s) {
-                attention(out, q, s.input, s.kv_cache, layer, sliding_window);
-            });
-        },
-        "out"_a, "q"_a, "layer"_a, "sliding_window"_a = 0, holds<2>(), holds<3>());
     program.def(
         "attention_layer",
         [](Program& p, Tensor& x, const PackedWeight& qkv_proj, const PackedWeight& o_proj,

@@ -19,7 +19,8 @@
 //                        denormal (inside a region)
 //   load_partial(p, n)   lanes n and above are zero and not read; 0 <= n <= 16
 //   load_bf16_pairs      lane i of `even` is p[2 i], of `odd` p[2 i + 1]
-//   store_bf16_pair      32 values: those of a, then those of b. Denormals may become zeros
+//   store_bf16_flushed   16 values; denormals may become zeros
+//   store_bf16_pair      the same of 32 values: those of a, then those of b
 //   store_bf16_alternate lane i to p[2 i]; what lies between is left alone
 //   store_i8             the low byte of every lane
 //   i32x16 sums          wrap around

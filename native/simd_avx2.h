@@ -137,6 +137,9 @@ inline void store_bf16(uint16_t* p, f32x16 a) {
     a.store(lanes);
     for (int i = 0; i < kLanes; ++i) p[i] = f32_to_bf16(lanes[i]);
 }
+inline void store_bf16_flushed(uint16_t* p, f32x16 a) {
+    store_bf16(p, a);
+}
 inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
     store_bf16(p, a);
     store_bf16(p + kLanes, b);

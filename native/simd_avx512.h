@@ -122,6 +122,13 @@ inline void store_bf16(uint16_t* p, f32x16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bf16(a), 16)));
 }
+inline void store_bf16_flushed(uint16_t* p, f32x16 a) {
+#if CIERZO_ISA_LEVEL >= 3
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), __m256i(_mm512_cvtneps_pbh(a.v)));
+#else
+    store_bf16(p, a);
+#endif
+}
 inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
 #if CIERZO_ISA_LEVEL >= 3
     _mm512_storeu_si512(p, __m512i(_mm512_cvtne2ps_pbh(b.v, a.v)));

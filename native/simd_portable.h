@@ -141,6 +141,9 @@ inline void load_bf16_pairs(const uint16_t* p, f32x16& even, f32x16& odd) {
 inline void store_bf16(uint16_t* p, f32x16 a) {
     for (int i = 0; i < kLanes; ++i) p[i] = f32_to_bf16(a.v[i]);
 }
+inline void store_bf16_flushed(uint16_t* p, f32x16 a) {
+    store_bf16(p, a);
+}
 inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
     store_bf16(p, a);
     store_bf16(p + kLanes, b);

@@ -17,7 +17,8 @@ import numpy as np
 
 from cierzo import kernels
 from tests.fuzz.mutations import Mutator
-from tests.fuzz.native_arguments import CALLS, Draw
+from tests.fuzz.native_arguments import CALLS
+from tests.fuzz.native_draw import Draw
 
 _REFUSALS = (ValueError, TypeError, IndexError)
 _MAX_CALLS = 4

@@ -12,7 +12,8 @@ from cierzo.errors import CierzoError
 from tests.fuzz import checkpoints, packed_folders
 from tests.fuzz.gguf_damage import damaged_gguf
 from tests.fuzz.mutations import Mutator
-from tests.fuzz.native_arguments import CALLS, Draw
+from tests.fuzz.native_arguments import CALLS
+from tests.fuzz.native_draw import Draw
 from tests.tiny_checkpoints import tiny_model, write_gguf
 
 

@@ -45,23 +45,19 @@ class Block:
     def __init__(self) -> None:
         self.embedding = random_weight("int8", False, VOCAB, DIM).packed
         self.qkv = random_weight("int4", False, 2 * DIM, DIM).packed
+        self.o = random_weight("int4", False, DIM, DIM).packed
         self.gate_up = random_weight("int4", True, 2 * HIDDEN, DIM).packed
         self.down = random_weight("int8", True, DIM, HIDDEN).packed
         self.experts_up, self.experts_down = stack(2 * HIDDEN, DIM), stack(DIM, HIDDEN)
         self.router = Tensor.from_numpy(normal(5, 3, DIM))
         self.norm = Tensor.from_numpy(normal(6, 1, DIM))
         self.of_rows = RMSNorm(self.norm, 1e-5)
-        self.x, self.h, self.q, self.attended, self.due = (Tensor(0, DIM) for _ in range(5))
-        self.projected, self.activated = Tensor(0, 2 * DIM), Tensor(0, HIDDEN)
+        self.x, self.h, self.due = (Tensor(0, DIM) for _ in range(3))
 
     def note(self, p: Program) -> None:
         p.embed(self.x, self.embedding)
         p.rms_norm(self.h, self.x, self.norm, 1e-5)
-        p.matmul(self.projected, self.x, self.qkv, norm=self.of_rows)
-        p.rope_and_store(self.q, self.projected, 0, 4)
-        p.attention(self.attended, self.q, 0, sliding_window=3)
-        p.matmul_swiglu(self.activated, self.attended, self.gate_up)
-        p.matmul(self.x, self.activated, self.down, accumulate=True)
+        p.attention_layer(self.x, self.qkv, self.o, self.of_rows, 0, 4, sliding_window=3)
         p.feed_forward(self.x, self.gate_up, self.down, norm=self.of_rows)
         p.moe(self.x, self.h, self.router, self.experts_up, self.experts_down, 2)
         p.gather_rows(self.due, self.x)
@@ -70,11 +66,9 @@ class Block:
         n = step.num_prompt_tokens
         kernels.embed(self.x, step, self.embedding)
         kernels.rms_norm(self.h, self.x, self.norm, 1e-5)
-        kernels.matmul(self.projected, self.x, self.qkv, False, n, self.of_rows)
-        kernels.rope_and_store(self.q, self.projected, step, kv, 0, 4)
-        kernels.attention(self.attended, self.q, step, kv, 0, sliding_window=3)
-        kernels.matmul_swiglu(self.activated, self.attended, self.gate_up, num_prompt_rows=n)
-        kernels.matmul(self.x, self.activated, self.down, accumulate=True, num_prompt_rows=n)
+        kernels.attention_layer(
+            self.x, self.qkv, self.o, self.of_rows, step, kv, 0, 4, sliding_window=3
+        )
         kernels.feed_forward(self.x, self.gate_up, self.down, n, self.of_rows)
         kernels.moe(
             self.x, self.h, self.router, self.experts_up, self.experts_down, 2, num_prompt_rows=n

@@ -218,7 +218,7 @@ def _print_table(result: dict[str, Any]) -> None:
     )
     table = Table("sequences", box=None, pad_edge=False)
     titles = ("prefill tok/s", "of floor", "decode tok/s", "of floor", "first token ms")
-    for title in (*titles, "per token ms"):
+    for title in (*titles, "per token ms", "outside model"):
         table.add_column(title, justify="right")
     for row in result["batches"]:
         table.add_row(
@@ -229,6 +229,7 @@ def _print_table(result: dict[str, Any]) -> None:
             _share(row["decode"]),
             str(row["ttft_ms"]),
             str(row["tpot_ms"]),
+            f"{row['outside_model']:.1%}",
         )
     out.print(table)
 

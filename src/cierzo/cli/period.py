@@ -20,7 +20,14 @@ Since = Annotated[
 ]
 
 
-def period_of(month: str | None, since: str | None, **of: str | bool | None) -> Period:
+def period_of(
+    month: str | None,
+    since: str | None,
+    *,
+    workspace_id: str | None = None,
+    key_id: str | None = None,
+    is_batch: bool | None = None,
+) -> Period:
     """Raises BadParameter."""
     from cierzo.store.ledger import Period
 
@@ -30,9 +37,9 @@ def period_of(month: str | None, since: str | None, **of: str | bool | None) -> 
         start = _parse(month, "%Y-%m", "--month")
         years, index = divmod(start.month, 12)
         end = start.replace(year=start.year + years, month=index + 1)
-        return Period(_ms(start), _ms(end), **of)  # type: ignore[arg-type]
+        return Period(_ms(start), _ms(end), workspace_id, key_id, is_batch)
     start_ms = 0 if since is None else _ms(_parse(since, "%Y-%m-%d", "--since"))
-    return Period(start_ms, **of)  # type: ignore[arg-type]
+    return Period(start_ms, None, workspace_id, key_id, is_batch)
 
 
 def _parse(text: str, form: str, flag: str) -> datetime:

@@ -34,7 +34,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class BatchSpeed:
-    """Medians over the repetitions, for `batch` sequences at once. Ranges are (least, most)."""
+    """Medians over the repetitions, for `batch` sequences at once. Ranges are (least, most).
+
+    `outside_model` is the share of a decode step's time that is not the model's: scheduling,
+    sampling, and what Python costs."""
 
     batch: int
     prefill_tok_s: float
@@ -43,6 +46,7 @@ class BatchSpeed:
     decode_range: tuple[float, float]
     ttft_ms: float
     tpot_ms: float
+    outside_model: float
 
 
 class Bench:
@@ -66,6 +70,18 @@ class Bench:
     def decode_tok_s(self) -> float:
         """Decoded tokens per second, of all sequences together."""
         return decode_rate(self._run(self._load.generate))
+
+    def outside_model(self) -> float:
+        """Share of the decode steps' time that was not the model's: two runs, of which one decodes
+        nothing, are told apart by their totals."""
+        forward_s = step_s = 0.0
+        for sign, generate in ((-1, 1), (1, self._load.generate)):
+            before = self._engine.stats()
+            self._run(generate)
+            after = self._engine.stats()
+            forward_s += sign * (after.total_forward_s - before.total_forward_s)
+            step_s += sign * (after.total_step_s - before.total_step_s)
+        return 1 - forward_s / step_s
 
     def _run(self, generate: int) -> list[list[float]]:
         # Fresh every time: a repeated prompt would come from the prefix cache.
@@ -95,6 +111,7 @@ def measure(engine: Engine, vocab_size: int, load: Load, repeat: int) -> BatchSp
         (round(min(decode), 1), round(max(decode), 1)),
         ttft_ms=round(1000 * load.batch * load.prompt / prefill_tok_s, 2),
         tpot_ms=round(1000 * load.batch / decode_tok_s, 3) if decode_tok_s else 0.0,
+        outside_model=round(bench.outside_model(), 4),
     )
 
 

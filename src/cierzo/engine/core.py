@@ -30,7 +30,8 @@ Events = list[tuple[int, TokenEvent]]
 @dataclass(slots=True)
 class EngineStats:
     """The engine at one moment. `num_running` and `num_waiting` count sequences; the other
-    numbers are totals since the start, but for the free blocks and the share of those in use."""
+    numbers are totals since the start, but for the free blocks and the share of those in use.
+    `total_forward_s` is the part of the steps' time that the model took."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -42,6 +43,7 @@ class EngineStats:
     num_accepted_tokens: int = 0
     kv_cache_usage: float = 0.0
     total_step_s: float = 0.0
+    total_forward_s: float = 0.0
 
 
 class EngineCore:
@@ -180,7 +182,10 @@ class EngineCore:
         )
 
     def _compute(self, batch: Batch) -> list[list[Sample]]:
-        return self._sampler.sample(batch, self.runner.run(batch))
+        started = perf_counter()
+        logits = self.runner.run(batch)
+        self._stats.total_forward_s += perf_counter() - started
+        return self._sampler.sample(batch, logits)
 
     def _step_apart(self, batch: Batch) -> Events:
         """A step that failed, sequence by sequence: only who cannot be computed ends. The others'

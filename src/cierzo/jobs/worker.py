@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -145,7 +146,7 @@ class _Worker:
             caller = await self._caller(job)
             request_id = f"{job.id}:{number}"
             answer = await self._gate.run(
-                lambda: answer_line(self._app, caller, job.endpoint, request_id, body)  # noqa: B023
+                partial(answer_line, self._app, caller, job.endpoint, request_id, body)
             )
             data = answered(job, number, line, answer.status, answer.body)
             await database.in_thread(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
 
@@ -62,7 +63,7 @@ class LedgerWriter:
         while rows:
             try:
                 records = [record for record, _ in rows]
-                self._database.write(lambda connection: insert_usage(connection, records))  # noqa: B023
+                self._database.write(partial(insert_usage, records=records))
             except StoreUnavailableError as error:
                 logger.error("%d rows of the ledger wait: %s", len(rows), error)
                 if not self._is_closing.wait(RETRY_S):
