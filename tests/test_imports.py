@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cierzo"
 
-_NOUNS = {"chat_template", "config", "errors", "ids", "machine"}
+_NOUNS = {"chat_template", "config", "errors", "ids", "machine", "money"}
 _ENGINE = _NOUNS | {"kernels", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat_template": set(),
     "ids": set(),
     "machine": set(),
+    "money": set(),
     "settings": _NOUNS,
     "kernels": _NOUNS,
     "models": _NOUNS | {"kernels"},

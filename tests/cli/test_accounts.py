@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cierzo.cli import run
-from cierzo.cli.store import dollars, micros
+from cierzo.cli.options import micros
+from cierzo.money import dollars
 from cierzo.store import Database, api_keys, ledger, open_database
 from cierzo.store.ledger import DAY_MS
 from cierzo.store.tables import DEFAULT_ID
@@ -73,7 +74,25 @@ def test_a_workspace_from_its_making_to_its_end(cli: Cli) -> None:
     assert "archived" in cli("workspaces archive team")
     archived = json.loads(cli("workspaces list --json"))[-1]
     assert archived["archived_at_ms"] is not None
-    assert "workspace archived" in cli("keys list") and "admin all endpoints" in cli("keys list")
+    assert "archived with its workspace" in cli("keys list") and "admin all endpoints" in cli(
+        "keys list"
+    )
+
+
+def test_an_organisation_from_its_making_to_its_end(cli: Cli) -> None:
+    cli("organisations create acme --budget-usd 3")
+    assert "acme/team" in cli("workspaces create team --organisation acme")
+    cli("workspaces create team")
+    spelling = cli("keys create ci --workspace acme/team --admin")
+    assert spelling.startswith("cierzo_")
+    assert "several workspaces are called 'team'" in cli("keys create ci --workspace team")
+    assert "acme/team" in cli("workspaces list") and "acme/team" in cli("keys list")
+    assert "$3.00/month" in cli("organisations list")
+    assert "no limits" in cli("organisations limit acme")
+    assert cli("usage --organisation acme --csv").splitlines()[1].startswith("0,")
+    assert "archived" in cli("organisations archive acme")
+    assert json.loads(cli("organisations list --json"))[-1]["archived_at_ms"] is not None
+    assert "archived with its workspace" in cli("keys list")
 
 
 def test_usage_adds_up(cli: Cli, tmp_path: Path) -> None:

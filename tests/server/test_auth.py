@@ -54,7 +54,7 @@ def bearer(spelling: str) -> dict[str, str]:
 
 def test_every_scope_is_one_that_a_key_may_have() -> None:
     scopes = {route.scope for route in ROUTES}
-    assert scopes <= {*api_keys.ENDPOINTS, "open", "any", "metrics", "admin"}
+    assert scopes <= {*api_keys.ENDPOINTS, "open", "any", "metrics", "admin", "server"}
     open_paths = {route.path for route in ROUTES if route.scope == "open"}
     assert open_paths == {"/health", "/v1/files/{file_id}/signed"}
 

@@ -100,7 +100,7 @@ def test_a_budget_warns_and_then_ends() -> None:
     with limited(Limits(budget_micros_month=2 * cost)) as (client, database):
         assert "x-cierzo-budget-warning" not in client.post(CHAT, json=body()).headers
         warned = client.post(CHAT, json=body())
-        assert warned.headers["x-cierzo-budget-warning"] == "100 % of the month's $0.03"
+        assert warned.headers["x-cierzo-budget-warning"] == "100 % of the month's $0.028"
         check(client.post(CHAT, json=body()), 402, "budget_exceeded", "the key 'ci' is spent")
         (key,) = api_keys.list_all(database)
         api_keys.set_limits(database, key.id, Limits(budget_micros_month=9 * cost))

@@ -22,6 +22,7 @@ from cierzo.cli.generate import generate
 from cierzo.cli.inspect import inspect
 from cierzo.cli.keys import KEYS
 from cierzo.cli.models import models
+from cierzo.cli.organisations import ORGANISATIONS
 from cierzo.cli.prices import PRICES
 from cierzo.cli.pull import pull
 from cierzo.cli.quantize import quantize
@@ -54,6 +55,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "classifier": ("Named classifiers, for /v1/classifications and /v1/moderations.", CLASSIFIER),
     "keys": ("API keys of the server.", KEYS),
+    "organisations": ("Organisations, to which workspaces belong.", ORGANISATIONS),
     "prices": ("Prices of the models, and the hosted service's.", PRICES),
     "workspaces": ("Workspaces, to which keys, files and usage belong.", WORKSPACES),
 }

@@ -9,9 +9,11 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import out, print_table
+from cierzo.cli.options import micros
 from cierzo.cli.period import Month, Since, period_of
-from cierzo.cli.store import dollars, micros, open_store
+from cierzo.cli.store import open_store
 from cierzo.errors import StoreError
+from cierzo.money import dollars
 
 HOUR_MS = 3_600_000
 

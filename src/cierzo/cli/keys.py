@@ -11,20 +11,30 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import err, out, print_table
-from cierzo.cli.store import day, describe_limits, limits_of, open_store
+from cierzo.cli.limits import describe_limits, with_limits
+from cierzo.cli.store import day, open_store
 
 if TYPE_CHECKING:
     from cierzo.store.api_keys import ApiKey
+    from cierzo.store.limits import Limits
 
 NameOrId = Annotated[str, typer.Argument(help="The key's name or id.", metavar="KEY")]
-DAY_MS = 86_400_000
 
 
+@with_limits
 def create(
     name: Annotated[str, typer.Argument(help="What you will know it by.", metavar="NAME")],
-    workspace: Annotated[str, typer.Option(help="Name or id of its workspace.")] = "default",
+    limits: Limits,
+    workspace: Annotated[
+        str, typer.Option(help="Its workspace: a name, ORGANISATION/NAME, or an id.")
+    ] = "default",
     admin: Annotated[
-        bool, typer.Option("--admin", help="May use /v1/admin and /metrics, too.")
+        bool,
+        typer.Option(
+            "--admin",
+            help="May use /v1/admin for its organisation; in the default one, for all of them, and"
+            " /metrics.",
+        ),
     ] = False,
     endpoint: Annotated[
         list[str] | None,
@@ -41,20 +51,13 @@ def create(
     expires_days: Annotated[
         float | None, typer.Option(min=0, help="Refuse it after so many days.", show_default=False)
     ] = None,
-    budget_usd: options.BudgetUsd = None,
-    requests_per_minute: options.RequestsPerMinute = None,
-    tokens_per_minute: options.TokensPerMinute = None,
-    tokens_per_month: options.TokensPerMonth = None,
-    max_concurrent: options.MaxConcurrent = None,
     data: options.Data = None,
     database_url: options.DatabaseUrl = None,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    limits = limits_of(
-        budget_usd, requests_per_minute, tokens_per_minute, tokens_per_month, max_concurrent
-    )
     from cierzo.ids import now_ms
     from cierzo.store import api_keys, workspaces
+    from cierzo.store.ledger import DAY_MS
 
     with open_store(data=data, database_url=database_url) as database:
         key, spelling = api_keys.create(
@@ -90,7 +93,8 @@ def list_keys(
         return
     from rich.table import Table
 
-    table = Table("name", "id", "workspace", "may use", "limits", "state", box=None, pad_edge=False)
+    header = ("name", "id", "workspace", "may use", "limits", "state")
+    table = Table(*header, box=None, pad_edge=False)
     for key in keys:
         table.add_row(
             key.name,
@@ -120,20 +124,14 @@ def revoke(
     out.print(f"key {found.name} ({found.id}) of workspace {found.workspace} is revoked")
 
 
+@with_limits
 def limit(
     key: NameOrId,
-    budget_usd: options.BudgetUsd = None,
-    requests_per_minute: options.RequestsPerMinute = None,
-    tokens_per_minute: options.TokensPerMinute = None,
-    tokens_per_month: options.TokensPerMonth = None,
-    max_concurrent: options.MaxConcurrent = None,
+    limits: Limits,
     data: options.Data = None,
     database_url: options.DatabaseUrl = None,
 ) -> None:
     """Set a key's limits; those that are not given are lifted."""
-    limits = limits_of(
-        budget_usd, requests_per_minute, tokens_per_minute, tokens_per_month, max_concurrent
-    )
     from cierzo.store import api_keys
 
     with open_store(data=data, database_url=database_url) as database:
@@ -163,5 +161,5 @@ def _state(key: ApiKey) -> str:
     if key.revoked_at_ms is not None:
         return f"revoked {day(key.revoked_at_ms)}"
     if not key.is_live(now_ms()):
-        return "expired" if key.workspace_archived_at_ms is None else "workspace archived"
+        return "expired" if key.archived_at_ms is None else "archived with its workspace"
     return "" if key.expires_at_ms is None else f"until {day(key.expires_at_ms)}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from cierzo.errors import SettingError
+from cierzo.money import MICROS
 from cierzo.settings import Settings, help_of, load_settings, variable_of
 
 
@@ -49,23 +51,6 @@ Temperature = Annotated[float, typer.Option(min=0.0, help="0: always the likelie
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of probability kept.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", show_default=False)]
 
-BudgetUsd = Annotated[
-    str | None, typer.Option(help="Most dollars a month; past it: 402.", show_default=False)
-]
-RequestsPerMinute = Annotated[
-    int | None, typer.Option(min=0, help="Past it: 429.", show_default=False)
-]
-TokensPerMinute = Annotated[
-    int | None,
-    typer.Option(min=0, help="Prompt and completion; past it: 429.", show_default=False),
-]
-TokensPerMonth = Annotated[
-    int | None,
-    typer.Option(min=0, help="Prompt and completion; past it: 429.", show_default=False),
-]
-MaxConcurrent = Annotated[
-    int | None, typer.Option(min=1, help="Most requests at once; past it: 429.", show_default=False)
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
 
@@ -75,3 +60,16 @@ def settings_of(**flags: Any) -> Settings:
         return load_settings(flags)
     except SettingError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def micros(amount: str, flag: str) -> int:
+    """Dollars as people write them → micros, exactly. Raises BadParameter."""
+    try:
+        value = Decimal(amount.removeprefix("$")) * MICROS
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0 or value != value.to_integral_value():
+        raise typer.BadParameter(
+            f"{flag} is {amount!r}; it must be dollars with at most 6 decimals, such as 12.50"
+        )
+    return int(value)

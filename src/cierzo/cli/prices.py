@@ -10,7 +10,9 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import out, print_table
-from cierzo.cli.store import day, dollars, micros, open_store
+from cierzo.cli.options import micros
+from cierzo.cli.store import day, open_store
+from cierzo.money import dollars
 
 if TYPE_CHECKING:
     from cierzo.store.pricing import Price

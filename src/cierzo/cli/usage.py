@@ -12,7 +12,8 @@ import typer
 from cierzo.cli import options
 from cierzo.cli.console import print_table
 from cierzo.cli.period import Month, Since, period_of
-from cierzo.cli.store import dollars, open_store
+from cierzo.cli.store import open_store
+from cierzo.money import dollars
 
 if TYPE_CHECKING:
     from cierzo.store.ledger import By, UsageSum
@@ -26,7 +27,7 @@ COLUMNS = (
 )
 
 
-Group = StrEnum("Group", ["workspace", "key", "model", "endpoint", "day"])
+Group = StrEnum("Group", ["organisation", "workspace", "key", "model", "endpoint", "day"])
 
 
 def usage(
@@ -36,6 +37,9 @@ def usage(
     ] = None,
     month: Month = None,
     since: Since = None,
+    organisation: Annotated[
+        str | None, typer.Option(help="Only this one's, by name or id.", show_default=False)
+    ] = None,
     workspace: Annotated[
         str | None, typer.Option(help="Only this one's, by name or id.", show_default=False)
     ] = None,
@@ -60,13 +64,16 @@ def usage(
     """Add up what was used, and what it cost."""
     from dataclasses import replace
 
-    from cierzo.store import api_keys, ledger, workspaces
+    from cierzo.store import api_keys, ledger, organisations, workspaces
     from cierzo.store.price_presets import preset
 
     period = period_of(month, since)
     price = None if hosted is None else preset(hosted)
     groups = cast("list[By]", [group.value for group in by or ()])
     with open_store(data=data, database_url=database_url) as database:
+        if organisation is not None:
+            its_id = organisations.find(database, organisation).id
+            period = replace(period, organisation_id=its_id)
         if workspace is not None:
             period = replace(period, workspace_id=workspaces.find(database, workspace).id)
         if key is not None:

@@ -122,6 +122,7 @@ class Route:
 
 
 _KEYS, _WORKSPACES = "/v1/admin/api-keys", "/v1/admin/workspaces"
+_ORGANISATIONS = "/v1/admin/organisations"
 _FILES = "/v1/files"
 _JOBS = "/v1/batch/jobs"
 
@@ -161,9 +162,33 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "admin",
         answer=wire.WorkspaceBody,
     ),
-    Route("GET", "/v1/admin/prices", admin.list_prices, "admin", answer=wire.PriceList),
+    Route("GET", _ORGANISATIONS, admin.list_organisations, "admin", answer=wire.OrganisationList),
     Route(
-        "POST", "/v1/admin/prices", admin.set_price, "admin", wire.SetPriceRequest, wire.PriceList
+        "POST",
+        _ORGANISATIONS,
+        admin.create_organisation,
+        "server",
+        wire.CreateOrganisationRequest,
+        wire.OrganisationBody,
+    ),
+    Route(
+        "PATCH",
+        _ORGANISATIONS + "/{organisation_id}",
+        admin.update_organisation,
+        "server",
+        wire.UpdateLimitsRequest,
+        wire.OrganisationBody,
+    ),
+    Route(
+        "DELETE",
+        _ORGANISATIONS + "/{organisation_id}",
+        admin.archive_organisation,
+        "server",
+        answer=wire.OrganisationBody,
+    ),
+    Route("GET", "/v1/admin/prices", admin.list_prices, "server", answer=wire.PriceList),
+    Route(
+        "POST", "/v1/admin/prices", admin.set_price, "server", wire.SetPriceRequest, wire.PriceList
     ),
     Route("GET", "/v1/admin/usage", admin.report_usage, "admin", answer=wire.UsageReport),
 )

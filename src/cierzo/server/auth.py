@@ -18,10 +18,21 @@ from cierzo.store.api_keys import ApiKey
 from cierzo.store.tables import DEFAULT_ID
 
 Scope = Literal[
-    "open", "any", "chat", "fim", "embeddings", "classifiers", "files", "batch", "metrics", "admin"
+    "open",
+    "any",
+    "chat",
+    "fim",
+    "embeddings",
+    "classifiers",
+    "files",
+    "batch",
+    "metrics",
+    "admin",
+    "server",
 ]
-"""Of a route: `open` asks for no key, `any` for a good one, `metrics` and `admin` for an admin
-key; the others are what a key may be confined to (`api_keys.ENDPOINTS`)."""
+"""Of a route: `open` asks for no key, `any` for a good one, `admin` for an admin key, `server`
+(and, where there are keys, `metrics`) for one of the organisation that runs the server; the others
+are what a key may be confined to (`api_keys.ENDPOINTS`)."""
 
 MEMORY_S = 1.0
 """How long a key that was good is taken for good: the most that a revocation is late."""
@@ -39,19 +50,27 @@ class Caller:
     def check(self, scope: Scope) -> None:
         """Raises ForbiddenError unless this caller may use routes of that scope."""
         key = self.key
-        if scope == "admin" and (key is None or not key.is_admin):
+        if scope in ("admin", "server") and (key is None or not key.is_admin):
             raise ForbiddenError(
                 "this needs an admin key; `cierzo keys create NAME --admin` makes one"
             )
         if key is None:
             return
-        if scope == "metrics" and not key.is_admin:
-            raise ForbiddenError("metrics tell of every workspace, so they need an admin key")
+        if scope in ("metrics", "server") and not key.is_server_admin:
+            raise ForbiddenError(
+                "this concerns every organisation, so it needs an admin key of the default one"
+            )
         is_endpoint = scope in api_keys.ENDPOINTS
         if is_endpoint and key.endpoints is not None and scope not in key.endpoints:
             raise ForbiddenError(
                 f"the key {key.name!r} may not use {scope}, only {', '.join(key.endpoints)}"
             )
+
+    @property
+    def administered_id(self) -> str | None:
+        """The organisation that this admin key administers; None: every one."""
+        assert self.key is not None
+        return None if self.key.is_server_admin else self.key.organisation_id
 
     def may_use(self, model_id: str) -> bool:
         return self.key is None or self.key.models is None or model_id in self.key.models

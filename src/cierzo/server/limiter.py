@@ -1,4 +1,4 @@
-"""How much a key and its workspace may use: in a minute, in a month, at once.
+"""How much a key, its workspace and its organisation may use: in a minute, in a month, at once.
 
 Minutes are counted in this process, sliding, by a clock that does not jump; months are the
 ledger's, in UTC. Who is let in is not stopped later, so a budget may be passed by what is
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from cierzo.errors import BudgetError, RateLimitError
 from cierzo.ids import now_ms
+from cierzo.money import dollars
 from cierzo.server.auth import Caller
 from cierzo.store import Database, ledger
 from cierzo.store.ledger import Period
@@ -68,7 +69,10 @@ class Window:
 
 
 class Subject:
-    """A key or a workspace, and what it has used. `limits` are those of its last request."""
+    """A key, a workspace or an organisation, and what it has used.
+
+    `limits` are those of its last request.
+    """
 
     def __init__(self, name: str, period: Period) -> None:
         self.name = name
@@ -100,8 +104,8 @@ class Subject:
         budget = limits.budget_micros_month
         if budget is not None and self.month_micros >= budget:
             raise BudgetError(
-                f"the budget of {self.name} is spent: ${self.month_micros / 1e6:.6f} of"
-                f" ${budget / 1e6:.2f} this month; it begins anew on the first (UTC), or its"
+                f"the budget of {self.name} is spent: ${dollars(self.month_micros)} of"
+                f" ${dollars(budget)} this month; it begins anew on the first (UTC), or its"
                 " owner raises it"
             )
         monthly = limits.tokens_per_month
@@ -153,45 +157,53 @@ class Limiter:
     def __init__(self, database: Database, max_open: int | None = None) -> None:
         self._database = database
         self._max_open = max_open
-        self._subjects: dict[tuple[str, str], Subject] = {}
+        self._subjects: dict[Period, Subject] = {}  # by whose it is, of all time
 
     async def subjects(self, caller: Caller) -> tuple[Subject, ...]:
-        """Whose limits hold for a caller; none where there are no keys."""
+        """Whose limits hold for a caller: key, workspace, organisation; none without keys."""
         key = caller.key
         if key is None:
             return ()
-        own = self._subject("key", key.id, f"the key {key.name!r}", key.limits)
-        shared = self._subject(
-            "workspace", key.workspace_id, f"the workspace {key.workspace!r}", key.workspace_limits
+        subjects = (
+            self._subject(Period(key_id=key.id), f"the key {key.name!r}", key.limits),
+            self._subject(
+                Period(workspace_id=key.workspace_id),
+                f"the workspace {key.workspace!r}",
+                key.workspace_limits,
+            ),
+            self._subject(
+                Period(organisation_id=key.organisation_id),
+                f"the organisation {key.organisation!r}",
+                key.organisation_limits,
+            ),
         )
-        for subject in (own, shared):
+        for subject in subjects:
             await subject.read_month(self._database)
-        return own, shared
+        return subjects
 
     def enter(self, subjects: tuple[Subject, ...], *, is_batch: bool) -> None:
         """Count one more request of theirs. Raises BudgetError, RateLimitError."""
         for subject in subjects:
             subject.check(is_batch=is_batch)
-        if not is_batch and subjects and self._is_crowded(subjects[-1]):
-            raise RateLimitError(
-                f"Rate limit exceeded: {subjects[-1].name} has {self._max_open} requests here"
-                " already, and the other places are for others",
-                retry_after_s=CROWDED_RETRY_S,
-            )
+        if subjects and not is_batch:
+            self._check_places(subjects[1])
         for subject in subjects:
             subject.num_open += 1
             if not is_batch:
                 subject.requests.add(time.monotonic(), 1)
 
-    def _is_crowded(self, workspace: Subject) -> bool:
-        return self._max_open is not None and workspace.num_open >= self._max_open
+    def _check_places(self, workspace: Subject) -> None:
+        if self._max_open is not None and workspace.num_open >= self._max_open:
+            raise RateLimitError(
+                f"Rate limit exceeded: {workspace.name} has {self._max_open} requests here"
+                " already, and the other places are for others",
+                retry_after_s=CROWDED_RETRY_S,
+            )
 
-    def _subject(self, kind: str, subject_id: str, name: str, limits: Limits) -> Subject:
-        subject = self._subjects.get((kind, subject_id))
+    def _subject(self, period: Period, name: str, limits: Limits) -> Subject:
+        subject = self._subjects.get(period)
         if subject is None:
-            is_key = kind == "key"
-            period = Period(key_id=subject_id) if is_key else Period(workspace_id=subject_id)
-            subject = self._subjects[kind, subject_id] = Subject(name, period)
+            subject = self._subjects[period] = Subject(name, period)
         subject.limits = limits
         return subject
 
@@ -218,7 +230,7 @@ def limit_headers(subjects: tuple[Subject, ...]) -> Iterator[tuple[str, str]]:
         budget = subject.limits.budget_micros_month
         if budget is not None and subject.month_micros >= WARN_SHARE * budget:
             share = 100 * subject.month_micros // max(1, budget)
-            yield BUDGET_WARNING_HEADER, f"{share} % of the month's ${budget / 1e6:.2f}"
+            yield BUDGET_WARNING_HEADER, f"{share} % of the month's ${dollars(budget)}"
             return
 
 

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from cierzo.errors import StoreError, StoreNotFoundError
 from cierzo.ids import now_ms
+from cierzo.store import update
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.limits import Limits
 from cierzo.store.names import checked_name, printable
-from cierzo.store.tables import api_keys, workspaces
+from cierzo.store.tables import DEFAULT_ID, api_keys, organisations, workspaces
+from cierzo.store.workspaces import PATH
 
 ENDPOINTS = ("chat", "fim", "embeddings", "classifiers", "files", "batch")
 """What a key may be confined to. The administration is for admin keys only."""
@@ -34,11 +36,17 @@ _SPELLING = re.compile(r"cierzo_([A-Za-z0-9]{12})_([A-Za-z0-9]{40})")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One row without its secret. `endpoints` and `models`: what it is confined to, None: all."""
+    """One row without its secret. `workspace` is its path (`workspaces.PATH`).
+
+    `endpoints` and `models` are what it is confined to, None: all. An admin key administers its
+    organisation; one of the default organisation, the whole server.
+    """
 
     id: str
     workspace_id: str
     workspace: str
+    organisation_id: str
+    organisation: str
     name: str
     is_admin: bool
     endpoints: tuple[str, ...] | None
@@ -48,13 +56,17 @@ class ApiKey:
     revoked_at_ms: int | None
     limits: Limits
     workspace_limits: Limits
-    workspace_archived_at_ms: int | None
+    organisation_limits: Limits
+    archived_at_ms: int | None
 
     def is_live(self, at_ms: int) -> bool:
-        """False once revoked, expired, or of an archived workspace."""
-        ended = (self.revoked_at_ms, self.workspace_archived_at_ms)
+        """False once revoked, expired, or of an archived workspace or organisation."""
         has_time = self.expires_at_ms is None or at_ms < self.expires_at_ms
-        return has_time and all(end is None for end in ended)
+        return has_time and self.revoked_at_ms is None and self.archived_at_ms is None
+
+    @property
+    def is_server_admin(self) -> bool:
+        return self.is_admin and self.organisation_id == DEFAULT_ID
 
 
 def create(
@@ -121,17 +133,19 @@ def any_exists(database: Database) -> bool:
     return database.read(lambda connection: connection.execute(query).first()) is not None
 
 
-def list_all(database: Database, workspace_id: str | None = None) -> list[ApiKey]:
-    """Every key, oldest first; the revoked ones too."""
-    query = _QUERY.order_by(api_keys.c.created_at_ms, api_keys.c.id)
+def list_all(
+    database: Database, workspace_id: str | None = None, organisation_id: str | None = None
+) -> list[ApiKey]:
+    """Every key of a workspace, an organisation or of all, oldest first; the revoked ones too."""
+    query = _of(organisation_id).order_by(api_keys.c.created_at_ms, api_keys.c.id)
     if workspace_id is not None:
         query = query.where(api_keys.c.workspace_id == printable(workspace_id))
     return [_key(row) for row in database.read(lambda c: c.execute(query).all())]
 
 
-def get(database: Database, key_id: str) -> ApiKey:
-    """Raises StoreNotFoundError."""
-    query = _QUERY.where(api_keys.c.id == printable(key_id))
+def get(database: Database, key_id: str, organisation_id: str | None = None) -> ApiKey:
+    """The key, if it is that organisation's (None: any's). Raises StoreNotFoundError."""
+    query = _of(organisation_id).where(api_keys.c.id == printable(key_id))
     row = database.read(lambda connection: connection.execute(query).first())
     if row is None:
         raise StoreNotFoundError("no key of that id")
@@ -153,23 +167,35 @@ def find(database: Database, name_or_id: str) -> ApiKey:
 
 def revoke(database: Database, key_id: str) -> None:
     """Refuse it from now on, for good."""
-    live = update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at_ms.is_(None))
-    at_ms = now_ms()
-    database.write(lambda connection: connection.execute(live.values(revoked_at_ms=at_ms)))
+    update.end(database, api_keys.c.revoked_at_ms, key_id)
 
 
 def set_limits(database: Database, key_id: str, limits: Limits) -> None:
     """Replace all of its limits."""
-    statement = update(api_keys).where(api_keys.c.id == key_id).values(limits.columns())
-    database.write(lambda connection: connection.execute(statement))
+    update.set_limits(database, api_keys, key_id, limits)
 
 
-_QUERY = select(
-    api_keys,
-    workspaces.c.name.label("workspace"),
-    workspaces.c.archived_at_ms.label("workspace_archived_at_ms"),
-    *(workspaces.c[name].label(f"workspace_{name}") for name in Limits().columns()),
-).join(workspaces, workspaces.c.id == api_keys.c.workspace_id)
+_QUERY = (
+    select(
+        api_keys,
+        PATH.label("workspace"),
+        workspaces.c.organisation_id,
+        organisations.c.name.label("organisation"),
+        func.coalesce(workspaces.c.archived_at_ms, organisations.c.archived_at_ms).label(
+            "archived_at_ms"
+        ),
+        *(workspaces.c[name].label(f"workspace_{name}") for name in Limits().columns()),
+        *(organisations.c[name].label(f"organisation_{name}") for name in Limits().columns()),
+    )
+    .join(workspaces, workspaces.c.id == api_keys.c.workspace_id)
+    .join(organisations, organisations.c.id == workspaces.c.organisation_id)
+)
+
+
+def _of(organisation_id: str | None) -> Select[Any]:
+    if organisation_id is None:
+        return _QUERY
+    return _QUERY.where(workspaces.c.organisation_id == organisation_id)
 
 
 def _key(row: Row[Any]) -> ApiKey:
@@ -177,6 +203,8 @@ def _key(row: Row[Any]) -> ApiKey:
         id=row.id,
         workspace_id=row.workspace_id,
         workspace=row.workspace,
+        organisation_id=row.organisation_id,
+        organisation=row.organisation,
         name=row.name,
         is_admin=row.is_admin,
         endpoints=None if row.endpoints is None else tuple(row.endpoints),
@@ -186,7 +214,8 @@ def _key(row: Row[Any]) -> ApiKey:
         revoked_at_ms=row.revoked_at_ms,
         limits=Limits.of(row),
         workspace_limits=Limits.of(row, "workspace_"),
-        workspace_archived_at_ms=row.workspace_archived_at_ms,
+        organisation_limits=Limits.of(row, "organisation_"),
+        archived_at_ms=row.archived_at_ms,
     )
 
 

@@ -15,10 +15,11 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, tex
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.names import printable
-from cierzo.store.tables import api_keys, usage_records, workspaces
+from cierzo.store.tables import api_keys, organisations, usage_records, workspaces
+from cierzo.store.workspaces import PATH
 
 Status = Literal["ok", "aborted", "failed"]
-By = Literal["workspace", "key", "model", "endpoint", "day"]
+By = Literal["organisation", "workspace", "key", "model", "endpoint", "day"]
 
 DAY_MS = 86_400_000
 
@@ -62,13 +63,14 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From `since_ms` on and before `until_ms`, of one workspace or key, or of all."""
+    """From `since_ms` on and before `until_ms`, of an organisation, workspace or key, or of all."""
 
     since_ms: int = 0
     until_ms: int | None = None
     workspace_id: str | None = None
     key_id: str | None = None
     is_batch: bool | None = None
+    organisation_id: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found = [_columns.created_at_ms >= self.since_ms]
@@ -80,6 +82,9 @@ class Period:
             found.append(_columns.key_id == printable(self.key_id))
         if self.is_batch is not None:
             found.append(_columns.is_batch.is_(self.is_batch))
+        if self.organisation_id is not None:
+            of_it = workspaces.c.organisation_id == printable(self.organisation_id)
+            found.append(_columns.workspace_id.in_(select(workspaces.c.id).where(of_it)))
         return found
 
 
@@ -154,7 +159,8 @@ def span_ms(database: Database, period: Period) -> int:
 
 def _grouped(period: Period, by: Sequence[By]) -> Select[Any]:
     groups: dict[By, ColumnElement[Any]] = {
-        "workspace": workspaces.c.name,
+        "organisation": organisations.c.name,
+        "workspace": PATH,
         "key": func.coalesce(api_keys.c.name + " (" + api_keys.c.id + ")", "no key"),
         "model": _columns.model,
         "endpoint": _columns.endpoint,
@@ -171,8 +177,10 @@ def _grouped(period: Period, by: Sequence[By]) -> Select[Any]:
             _columns.price_micros,
         )
     ]
-    joined = usage_records.join(workspaces, workspaces.c.id == _columns.workspace_id).outerjoin(
-        api_keys, api_keys.c.id == _columns.key_id
+    joined = (
+        usage_records.join(workspaces, workspaces.c.id == _columns.workspace_id)
+        .join(organisations, organisations.c.id == workspaces.c.organisation_id)
+        .outerjoin(api_keys, api_keys.c.id == _columns.key_id)
     )
     query = select(*chosen, func.count(), *sums).select_from(joined).where(*period.conditions())
     if chosen:

@@ -1,4 +1,4 @@
-"""What a workspace or a key may use. None is no limit."""
+"""What an organisation, a workspace or a key may use. None is no limit."""
 
 from __future__ import annotations
 

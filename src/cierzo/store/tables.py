@@ -1,7 +1,7 @@
 """The tables, as the newest migration leaves them. Times are unix milliseconds, money is micros.
 
 A micro is a millionth of a dollar. Rows that others refer to are never deleted: a key is
-revoked, a workspace archived, and the ledger keeps their names' meaning.
+revoked, a workspace or an organisation archived, and the ledger keeps their names' meaning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 DEFAULT_ID = "default"
-"""Of the organisation and of the workspace that exist from the beginning."""
+"""Of the organisation that runs the server, and of its first workspace: both are there from the
+beginning."""
 
 metadata = MetaData(
     naming_convention={
@@ -39,7 +40,7 @@ _ID = String(64)
 
 
 def _limits() -> tuple[Column[int], ...]:
-    """What a workspace or a key may use; NULL is no limit (`limits.py`)."""
+    """What an organisation, a workspace or a key may use; NULL is no limit (`limits.py`)."""
     return (
         Column("budget_micros_month", BigInteger),
         Column("requests_per_minute", Integer),
@@ -55,6 +56,8 @@ organisations = Table(
     Column("id", _ID, primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("archived_at_ms", BigInteger),
+    *_limits(),
 )
 
 workspaces = Table(

@@ -1,4 +1,8 @@
-"""`/v1/admin/…`: what the command line does with keys, workspaces, prices and usage."""
+"""`/v1/admin/…`: what the command line does with organisations, workspaces, keys, prices, usage.
+
+An admin key sees and changes what is its organisation's; what is another's is not there. One of
+the default organisation sees all.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,18 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cierzo.errors import RequestError
+from cierzo.errors import RequestError, StoreNotFoundError
 from cierzo.ids import now_ms
+from cierzo.server.auth import Caller
 from cierzo.server.error_responses import json_response
 from cierzo.server.query import whole_number
 from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas import admin as wire
-from cierzo.store import Database, api_keys, ledger, pricing, workspaces
+from cierzo.store import Database, api_keys, ledger, organisations, pricing, workspaces
 from cierzo.store.api_keys import ApiKey
 from cierzo.store.ledger import By, Period, UsageSum
 from cierzo.store.limits import Limits
+from cierzo.store.organisations import Organisation
 from cierzo.store.workspaces import Workspace
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -33,7 +39,9 @@ Body = TypeVar("Body", bound=wire.AdminModel)
 async def list_keys(request: Request) -> Response:
     """`limit`, `offset`, `name`, `workspace_id`."""
     query, database = request.query_params, _database(request)
-    found = await database.in_thread(api_keys.list_all, database, query.get("workspace_id"))
+    found = await database.in_thread(
+        api_keys.list_all, database, query.get("workspace_id"), _administered(request)
+    )
     if "name" in query:
         found = [key for key in found if key.name == query["name"]]
     offset = whole_number(request, "offset", 0)
@@ -44,12 +52,13 @@ async def list_keys(request: Request) -> Response:
 async def create_key(request: Request) -> Response:
     body = await _read(request, wire.CreateKeyRequest)
     database = _database(request)
+    workspace_id = body.workspace_id or _caller(request).workspace_id
 
     def create() -> tuple[ApiKey, str]:
         return api_keys.create(
             database,
             body.name,
-            workspaces.find(database, body.workspace_id).id,
+            workspaces.find(database, workspace_id, _administered(request)).id,
             is_admin=body.is_admin,
             endpoints=body.endpoints,
             models=body.models,
@@ -78,16 +87,21 @@ async def revoke_key(request: Request) -> Response:
 
 async def list_workspaces(request: Request) -> Response:
     database = _database(request)
-    found = await database.in_thread(workspaces.list_all, database)
+    found = await database.in_thread(workspaces.list_all, database, _administered(request))
     return _json(wire.WorkspaceList(data=[_workspace(workspace) for workspace in found]))
 
 
 async def create_workspace(request: Request) -> Response:
     body = await _read(request, wire.CreateWorkspaceRequest)
-    database = _database(request)
-    limits = _limits(body.limits)
-    made = await database.in_thread(workspaces.create, database, body.name, limits)
-    return _json(_workspace(made))
+    database, caller = _database(request), _caller(request)
+
+    def create() -> Workspace:
+        assert caller.key is not None
+        named = _asked_organisation(request, body.organisation_id) or caller.key.organisation_id
+        owner = organisations.find(database, named)
+        return workspaces.create(database, body.name, _limits(body.limits), owner.id)
+
+    return _json(_workspace(await database.in_thread(create)))
 
 
 async def update_workspace(request: Request) -> Response:
@@ -105,6 +119,38 @@ async def archive_workspace(request: Request) -> Response:
     await database.in_thread(workspaces.archive, database, found.id)
     request.app.state.auth.forget()
     return _json(_workspace(await _found_workspace(request)))
+
+
+async def list_organisations(request: Request) -> Response:
+    database, administered = _database(request), _administered(request)
+    found = await database.in_thread(organisations.list_all, database)
+    data = [_organisation(one) for one in found if administered in (None, one.id)]
+    return _json(wire.OrganisationList(data=data))
+
+
+async def create_organisation(request: Request) -> Response:
+    body = await _read(request, wire.CreateOrganisationRequest)
+    database = _database(request)
+    limits = _limits(body.limits)
+    made = await database.in_thread(organisations.create, database, body.name, limits)
+    return _json(_organisation(made))
+
+
+async def update_organisation(request: Request) -> Response:
+    body = await _read(request, wire.UpdateLimitsRequest)
+    found = await _found_organisation(request)
+    database = _database(request)
+    await database.in_thread(organisations.set_limits, database, found.id, _limits(body.limits))
+    request.app.state.auth.forget()
+    return _json(_organisation(await _found_organisation(request)))
+
+
+async def archive_organisation(request: Request) -> Response:
+    found = await _found_organisation(request)
+    database = _database(request)
+    await database.in_thread(organisations.archive, database, found.id)
+    request.app.state.auth.forget()
+    return _json(_organisation(await _found_organisation(request)))
 
 
 async def list_prices(request: Request) -> Response:
@@ -129,7 +175,8 @@ async def set_price(request: Request) -> Response:
 
 
 async def report_usage(request: Request) -> Response:
-    """`month` and `year` (default: this month), `workspace_id`, `key_id`, `by` (repeated)."""
+    """`month` and `year` (default: this month), `organisation_id`, `workspace_id`, `key_id`, `by`
+    (repeated)."""
     query, database = request.query_params, _database(request)
     now = datetime.now(UTC)
     year, month = whole_number(request, "year", now.year), whole_number(request, "month", now.month)
@@ -137,7 +184,13 @@ async def report_usage(request: Request) -> Response:
         raise RequestError(f"there is no month {month} of {year}", param="month")
     start = datetime(year, month, 1, tzinfo=UTC)
     end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    period = Period(_ms(start), _ms(end), query.get("workspace_id"), query.get("key_id"))
+    period = Period(
+        _ms(start),
+        _ms(end),
+        query.get("workspace_id"),
+        query.get("key_id"),
+        organisation_id=_asked_organisation(request, query.get("organisation_id")),
+    )
     by: list[By] = []
     for kind in query.getlist("by") or ["model"]:
         if kind not in GROUPS:
@@ -159,13 +212,31 @@ def _database(request: Request) -> Database:
     return database
 
 
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+def _administered(request: Request) -> str | None:
+    return _caller(request).administered_id
+
+
+def _asked_organisation(request: Request, asked: str | None) -> str | None:
+    """That asked for, or else the one administered; None: every one. Raises StoreNotFoundError."""
+    administered = _administered(request)
+    if asked is not None and administered not in (None, asked):
+        raise StoreNotFoundError(f"no organisation {asked!r} that this key administers")
+    return asked or administered
+
+
 async def _read(request: Request, schema: type[Body]) -> Body:
     return await read_body(request, partial(parse_json, schema=schema), MAX_BODY_BYTES)
 
 
 async def _found_key(request: Request) -> ApiKey:
     database = _database(request)
-    return await database.in_thread(api_keys.get, database, request.path_params["key_id"])
+    key_id = request.path_params["key_id"]
+    return await database.in_thread(api_keys.get, database, key_id, _administered(request))
 
 
 async def _changed_key(request: Request) -> Response:
@@ -175,7 +246,12 @@ async def _changed_key(request: Request) -> Response:
 
 async def _found_workspace(request: Request) -> Workspace:
     database, name = _database(request), request.path_params["workspace_id"]
-    return await database.in_thread(workspaces.find, database, name)
+    return await database.in_thread(workspaces.find, database, name, _administered(request))
+
+
+async def _found_organisation(request: Request) -> Organisation:
+    database, name = _database(request), request.path_params["organisation_id"]
+    return await database.in_thread(organisations.find, database, name)
 
 
 def _limits(body: wire.LimitsBody) -> Limits:
@@ -189,6 +265,8 @@ def _key(key: ApiKey) -> wire.KeyBody:
         hidden_key=f"cierzo_{key.id}_…",
         workspace_id=key.workspace_id,
         workspace=key.workspace,
+        organisation_id=key.organisation_id,
+        organisation=key.organisation,
         is_admin=key.is_admin,
         endpoints=None if key.endpoints is None else list(key.endpoints),
         models=None if key.models is None else list(key.models),
@@ -204,9 +282,21 @@ def _workspace(workspace: Workspace) -> wire.WorkspaceBody:
     return wire.WorkspaceBody(
         id=workspace.id,
         name=workspace.name,
+        organisation_id=workspace.organisation_id,
         created_at=_iso(workspace.created_at_ms),
         archived_at=None if archived is None else _iso(archived),
         limits=wire.LimitsBody(**workspace.limits.columns()),
+    )
+
+
+def _organisation(organisation: Organisation) -> wire.OrganisationBody:
+    archived = organisation.archived_at_ms
+    return wire.OrganisationBody(
+        id=organisation.id,
+        name=organisation.name,
+        created_at=_iso(organisation.created_at_ms),
+        archived_at=None if archived is None else _iso(archived),
+        limits=wire.LimitsBody(**organisation.limits.columns()),
     )
 
 

@@ -1,4 +1,7 @@
-"""The wire of `/v1/admin/…`: keys, workspaces, prices, usage. Unknown fields are always refused."""
+"""The wire of `/v1/admin/…`: keys, workspaces, organisations, prices, usage.
+
+Unknown fields are always refused.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class AdminModel(WireModel):
 
 
 class LimitsBody(AdminModel):
-    """All limits of a key or a workspace; what is left out or null is no limit."""
+    """All limits of a key, a workspace or an organisation; what is left out or null is no limit."""
 
     budget_micros_month: int | None = Field(default=None, ge=0)
     requests_per_minute: int | None = Field(default=None, ge=0)
@@ -29,10 +32,10 @@ class LimitsBody(AdminModel):
 
 
 class CreateKeyRequest(AdminModel):
-    """The body of `POST /v1/admin/api-keys`."""
+    """The body of `POST /v1/admin/api-keys`. Without `workspace_id`: the admin key's own."""
 
     name: Name
-    workspace_id: str = "default"
+    workspace_id: str | None = None
     expiration: datetime | None = None
     is_admin: bool = False
     endpoints: list[str] | None = Field(default=None, min_length=1)
@@ -41,14 +44,22 @@ class CreateKeyRequest(AdminModel):
 
 
 class CreateWorkspaceRequest(AdminModel):
-    """The body of `POST /v1/admin/workspaces`."""
+    """The body of `POST /v1/admin/workspaces`. Without `organisation_id`: the admin key's own."""
+
+    name: Name
+    organisation_id: str | None = None
+    limits: LimitsBody = LimitsBody()
+
+
+class CreateOrganisationRequest(AdminModel):
+    """The body of `POST /v1/admin/organisations`."""
 
     name: Name
     limits: LimitsBody = LimitsBody()
 
 
 class UpdateLimitsRequest(AdminModel):
-    """The body of `PATCH` on a key or a workspace: all of its limits anew."""
+    """The body of `PATCH` on a key, a workspace or an organisation: all of its limits anew."""
 
     limits: LimitsBody
 
@@ -73,6 +84,8 @@ class KeyBody(BaseModel):
     hidden_key: str
     workspace_id: str
     workspace: str
+    organisation_id: str
+    organisation: str
     is_admin: bool
     endpoints: list[str] | None
     models: list[str] | None
@@ -95,6 +108,7 @@ class WorkspaceBody(BaseModel):
 
     id: str
     name: str
+    organisation_id: str
     created_at: str
     archived_at: str | None
     limits: LimitsBody
@@ -105,6 +119,23 @@ class WorkspaceList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[WorkspaceBody]
+
+
+class OrganisationBody(BaseModel):
+    """An organisation as the administration sees it."""
+
+    id: str
+    name: str
+    created_at: str
+    archived_at: str | None
+    limits: LimitsBody
+
+
+class OrganisationList(BaseModel):
+    """The answer of `GET /v1/admin/organisations`."""
+
+    object: Literal["list"] = "list"
+    data: list[OrganisationBody]
 
 
 class PriceBody(BaseModel):
