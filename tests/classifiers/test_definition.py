@@ -27,7 +27,7 @@ FITTED = Classifier(
 
 def test_written_is_read(tmp_path: Path) -> None:
     folder = ClassifierFolder(tmp_path)
-    assert folder.names() == [] and folder.find("topic") is None
+    assert folder.names() == [] and folder.find("topic", "w") is None
     for classifier in (PLAIN, FITTED):
         folder.save(classifier)
     assert folder.names() == ["spam", "topic"]
@@ -43,12 +43,12 @@ def test_written_is_read(tmp_path: Path) -> None:
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     folder = ClassifierFolder(tmp_path)
     folder.save(PLAIN)
-    assert folder.find("topic") is folder.find("topic")
+    assert folder.find("topic", "w") is folder.find("topic", "w")
     folder.save(Classifier("topic", "other", topic_question(["c", "d"])))
     os.utime(tmp_path / "classifiers" / "topic.json", ns=(1, 1))
     assert folder.get("topic").model == "other"
     folder.remove("topic")
-    assert folder.find("topic") is None
+    assert folder.find("topic", "w") is None
     with pytest.raises(ModelNotFoundError, match="there are: none"):
         folder.remove("topic")
 
@@ -58,7 +58,7 @@ def test_names_that_are_none(tmp_path: Path, name: str) -> None:
     folder = ClassifierFolder(tmp_path)
     with pytest.raises(SettingError, match="letters, digits"):
         folder.save(Classifier(name, "tiny", PLAIN.question))
-    assert folder.find(name) is None
+    assert folder.find(name, "w") is None
 
 
 @pytest.mark.parametrize(

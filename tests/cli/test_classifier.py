@@ -43,13 +43,29 @@ def test_made_listed_shown_removed(data: list[str], capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert run(["classifier", "list", *data]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["desk", "smollm2-135m-instruct"],
-        ["spam", "m"],
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["desk", "all", "smollm2-135m-instruct"],
+        ["spam", "all", "m"],
     ]
     assert run(["classifier", "remove", "desk", *data]) == 0
     assert run(["classifier", "show", "desk", *data]) == 1
-    assert "no classifier 'desk'; there are: spam" in capsys.readouterr().err
+    assert "no classifier 'desk'; shared are: spam" in capsys.readouterr().err
+
+
+def test_a_workspaces_own(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data[data.index("--data") :][:2]
+    assert run(["workspaces", "create", "team", *folder]) == 0
+    create = ["classifier", "create", "desk", "--labels", "a,b", *data]
+    assert run(create) == run([*create, "--workspace", "team"]) == 0
+    capsys.readouterr()
+    assert run(["classifier", "list", *data]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["desk", "all"], ["desk", "team"]]
+    assert run(["classifier", "remove", "desk", "--workspace", "team", *data]) == 0
+    assert run(["classifier", "show", "desk", *data]) == 0
+    assert run(["classifier", "show", "desk", "--workspace", "team", *data]) == 1
+    assert "of this workspace are: none" in capsys.readouterr().err
+    assert run([*create, "--workspace", "nowhere"]) == 1
 
 
 def test_examples_measure_it_and_fit_a_head(

@@ -13,7 +13,7 @@ import pytest
 
 from cierzo.classifiers.definition import Classifier, ClassifierFolder
 from cierzo.classifiers.moderation import MODERATION_MODELS
-from cierzo.classifiers.question import topic_question
+from cierzo.classifiers.question import policy_question, topic_question
 from cierzo.classifiers.scoring import Head
 from cierzo.engine import Engine
 from cierzo.engine.readout import Reading
@@ -21,11 +21,12 @@ from cierzo.engine.request import GenerationRequest
 from cierzo.ids import now_ms
 from cierzo.server.readings import OWN_WORKSPACE
 from cierzo.server.schemas.classifiers import ClassificationResponse, ModerationResponse
-from cierzo.store import ledger, pricing
+from cierzo.store import api_keys, ledger, pricing, workspaces
 from cierzo.store.pricing import Price
 from tests.server.conftest import scripted_classifiers, scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import DIM, Script, ScriptedEngine
+from tests.server.test_auth import bearer
 from tests.server.tiny_server import tekken, tiny_server
 from tests.store.temporary import temporary_database
 
@@ -224,6 +225,51 @@ def test_a_head_answers_and_one_for_another_model_says_so(tmp_path: Path) -> Non
         assert answer.status_code == 400 and "the model changed" in answer.json()["message"]
         folder.remove("fits")
         assert httpx.post(url, json={"model": "fits", "input": "x"}).status_code == 400
+
+
+def test_a_workspaces_own_are_nobody_elses(tmp_path: Path) -> None:
+    """They are not listed, not found and not told apart from nothing; what is shared is."""
+    folder = scripted_classifiers(tmp_path)
+    with temporary_database() as database:
+        ids = [workspaces.create(database, name).id for name in ("one", "other")]
+        keys = [bearer(api_keys.create(database, "ci", of)[1]) for of in ids]
+        folder.save(Classifier("secret", "tiny", policy_question("It is secret.")), ids[0])
+        folder.save(Classifier("topic", "tiny", topic_question(["own", "labels"])), ids[0])
+        models = [scripted_model(ScriptedEngine(script=yes))]
+        with live_server(models, database=database, classifiers=folder) as server:
+
+            def names(headers: dict[str, str]) -> set[str]:
+                cards = httpx.get(server.url + "/v1/models", headers=headers).json()["data"]
+                return {card["id"] for card in cards}
+
+            assert names(keys[0]) - names(keys[1]) == {"secret"}
+            assert "shouting" in names(keys[1])
+
+            def ask(headers: dict[str, str], path: str, model: str) -> httpx.Response:
+                body = {"model": model, "input": "a"}
+                return httpx.post(f"{server.url}/v1/{path}", json=body, headers=headers)
+
+            for path in ("moderations", "classifications"):
+                assert ask(keys[0], path, "secret").status_code == 200
+                foreign, absent = (ask(keys[1], path, name) for name in ("secret", "secreu"))
+                assert foreign.status_code == absent.status_code == 400
+                assert (
+                    foreign.json()["message"].replace("secret", "secreu")
+                    == (absent.json()["message"])
+                )
+            card = httpx.get(server.url + "/v1/models/secret", headers=keys[1])
+            assert card.status_code == 404
+            for headers, labels in ((keys[0], {"own", "labels"}), (keys[1], {"business", "sport"})):
+                found = ask(headers, "classifications", "topic").json()["results"][0]["topic"]
+                assert set(found["scores"]) == labels
+            guardrail = {"block_on_error": True, "moderation_llm_v2": {"model_name": "secret"}}
+            chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+            refused = httpx.post(
+                server.url + "/v1/chat/completions",
+                json={**chat, "guardrails": [guardrail]},
+                headers=keys[1],
+            )
+            assert refused.status_code == 400 and "Invalid model" in refused.json()["message"]
 
 
 def test_rows_stand_under_the_classifiers_name_at_its_price_or_its_models(

@@ -109,6 +109,14 @@ def test_openai_embeddings(client: openai.OpenAI) -> None:
     assert [len(item.embedding) for item in short.data] == [8, 8]
 
 
+def test_openai_moderations(client: openai.OpenAI) -> None:
+    """It names no model unless told to."""
+    answer = client.moderations.create(input=["A quiet day.", "Another."])
+    assert answer.model == "mistral-moderation-2603"
+    assert [result.flagged for result in answer.results] == [False, False]
+    assert 0 < answer.results[0].model_dump()["category_scores"]["financial"] < 0.5
+
+
 def test_openai_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="Invalid model: none"):
         client.chat.completions.create(model="none", messages=HELLO)

@@ -1,6 +1,7 @@
 """A named classifier: its question, the head and the report of a fit; one JSON file each.
 
-    <data>/classifiers/<name>.json
+    <data>/classifiers/<name>.json                   shared by all workspaces
+    <data>/classifiers/<workspace id>/<name>.json    one workspace's own
 
 Files are replaced whole, so a reader sees the old one or the new one. Knows nothing of models
 but the name of the one it was made for.
@@ -67,35 +68,38 @@ class Classifier:
 
 
 class ClassifierFolder:
-    """The classifiers kept under a data folder."""
+    """The classifiers kept under a data folder. An `owner` is a workspace's id, None: shared."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / "classifiers"
-        self._read: dict[str, tuple[int, Classifier]] = {}
+        self._read: dict[Path, tuple[int, Classifier]] = {}
 
-    def names(self) -> list[str]:
-        return sorted(path.stem for path in self._folder.glob("*.json"))
+    def owners(self) -> list[str | None]:
+        """Who may have some: nobody, then each workspace."""
+        return [None, *sorted(path.name for path in self._folder.glob("*") if path.is_dir())]
 
-    def find(self, name: str) -> Classifier | None:
-        """The classifier of that name as it is on the disk now. Raises ModelFileError."""
-        if not re.fullmatch(NAME_PATTERN, name):
-            return None
-        path = self._path(name)
-        try:
-            changed_ns = path.stat().st_mtime_ns
-        except OSError:
-            return None
-        known = self._read.get(name)
-        if known is None or known[0] != changed_ns:
-            known = self._read[name] = (changed_ns, _from_file(path))
-        return known[1]
+    def names(self, owner: str | None = None) -> list[str]:
+        """Those that are the owner's, not those shared with it."""
+        return sorted(path.stem for path in self._of(owner).glob("*.json"))
 
-    def get(self, name: str) -> Classifier:
-        """The same. Raises ModelNotFoundError where there is none."""
-        found = self.find(name)
+    def names_for(self, workspace_id: str) -> list[str]:
+        """All that a workspace may use."""
+        return sorted({*self.names(), *self.names(workspace_id)})
+
+    def find(self, name: str, workspace_id: str) -> Classifier | None:
+        """What a workspace calls so: its own, or else the shared one, as it is on the disk now.
+
+        Raises ModelFileError.
+        """
+        return self._find(name, workspace_id) or self._find(name, None)
+
+    def get(self, name: str, owner: str | None = None) -> Classifier:
+        """The owner's classifier. Raises ModelNotFoundError where there is none, ModelFileError."""
+        found = self._find(name, owner)
         if found is None:
-            there = ", ".join(self.names()) or "none"
-            raise ModelNotFoundError(f"no classifier {name!r}; there are: {there}")
+            there = ", ".join(self.names(owner)) or "none"
+            whose = "shared" if owner is None else "of this workspace"
+            raise ModelNotFoundError(f"no classifier {name!r}; {whose} are: {there}")
         return found
 
     def check(self, classifier: Classifier) -> None:
@@ -106,21 +110,38 @@ class ClassifierFolder:
                 f"begins with a letter or digit; got {classifier.name!r}"
             )
 
-    def save(self, classifier: Classifier) -> None:
-        """Write it, in place of any of that name. Raises as `check`."""
+    def save(self, classifier: Classifier, owner: str | None = None) -> None:
+        """Write it, in place of any of that name of the owner's. Raises as `check`."""
         self.check(classifier)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        part = self._path(classifier.name).with_suffix(".part")
+        path = self._path(classifier.name, owner)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
         part.write_text(json.dumps(_to_json(classifier), indent=2, ensure_ascii=False) + "\n")
-        part.replace(self._path(classifier.name))
+        part.replace(path)
 
-    def remove(self, name: str) -> None:
-        """Raises ModelNotFoundError where there is none."""
-        self.get(name)
-        self._path(name).unlink()
+    def remove(self, name: str, owner: str | None = None) -> None:
+        """Raises as `get`."""
+        self.get(name, owner)
+        self._path(name, owner).unlink()
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
+    def _find(self, name: str, owner: str | None) -> Classifier | None:
+        if not re.fullmatch(NAME_PATTERN, name):
+            return None
+        path = self._path(name, owner)
+        try:
+            changed_ns = path.stat().st_mtime_ns
+        except OSError:
+            return None
+        known = self._read.get(path)
+        if known is None or known[0] != changed_ns:
+            known = self._read[path] = (changed_ns, _from_file(path))
+        return known[1]
+
+    def _of(self, owner: str | None) -> Path:
+        return self._folder if owner is None else self._folder / owner
+
+    def _path(self, name: str, owner: str | None) -> Path:
+        return self._of(owner) / f"{name}.json"
 
 
 def _to_json(classifier: Classifier) -> dict[str, Any]:

@@ -10,11 +10,21 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import out
+from cierzo.cli.store import store_of
 
 if TYPE_CHECKING:
     from cierzo.classifiers.definition import Classifier, Quality
+    from cierzo.settings import Settings
 
 Name = Annotated[str, typer.Argument(help="What clients call it, as `model`.")]
+Owner = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace",
+        help="The workspace whose own it is; shared by all of them if not given.",
+        show_default=False,
+    ),
+]
 
 
 def create(
@@ -39,11 +49,13 @@ def create(
         str | None,
         typer.Option(help="The model that answers: as for `serve` [default: the default model]."),
     ] = None,
+    workspace: Owner = None,
     dtype: options.Dtype = None,
     home: options.Home = None,
     data: options.Data = None,
+    database_url: options.DatabaseUrl = None,
 ) -> None:
-    """Make a classifier of --labels or of a --policy, in place of any of that name.
+    """Make a classifier of --labels or of a --policy, in place of any of that name and owner.
 
     With --examples a head is fitted on the model's hidden states, and what `show` tells of its
     quality comes from examples that the fit had not seen. Labels of a policy are yes and no.
@@ -55,7 +67,8 @@ def create(
 
     if (labels is None) == (policy is None):
         raise typer.BadParameter("give either --labels or --policy")
-    settings = options.settings_of(dtype=dtype, home=home, data=data)
+    settings = options.settings_of(dtype=dtype, home=home, data=data, database_url=database_url)
+    owner = _owner_id(workspace, settings)
     if policy is not None:
         question = policy_question(policy)
     else:
@@ -69,24 +82,30 @@ def create(
         made = fit(made, examples, model or DEFAULT_MODEL, settings, with_head=not zero_shot)
     elif zero_shot:
         raise typer.BadParameter("--zero-shot says how to use --examples; give some")
-    folder.save(made)
-    show(name, data=settings.data)
+    folder.save(made, owner)
+    _print(made)
 
 
-def list_(data: options.Data = None) -> None:
+def list_(data: options.Data = None, database_url: options.DatabaseUrl = None) -> None:
     """Every classifier on this machine."""
     from rich.table import Table
 
     from cierzo.classifiers.definition import ClassifierFolder
+    from cierzo.store import workspaces
 
-    folder = ClassifierFolder(options.settings_of(data=data).data)
-    table = Table("name", "model", "answers", "head", "accuracy", box=None)
-    for name in folder.names():
-        classifier = folder.get(name)
+    settings = options.settings_of(data=data, database_url=database_url)
+    folder = ClassifierFolder(settings.data)
+    with store_of(settings) as database:
+        paths = {workspace.id: workspace.path for workspace in workspaces.list_all(database)}
+    table = Table("name", "workspace", "model", "answers", "head", "accuracy", box=None)
+    kept = [(owner, name) for owner in folder.owners() for name in folder.names(owner)]
+    for owner, name in kept:
+        classifier = folder.get(name, owner)
         report = classifier.report
         quality = None if report is None else report.head or report.question
         table.add_row(
             name,
+            "all" if owner is None else paths.get(owner, owner),
             classifier.model,
             ", ".join(classifier.question.labels),
             "fitted" if classifier.head is not None else "none",
@@ -95,13 +114,45 @@ def list_(data: options.Data = None) -> None:
     out.print(table if table.row_count else "no classifiers; `cierzo classifier create` makes one")
 
 
-def show(name: Name, data: options.Data = None) -> None:
+def show(
+    name: Name,
+    workspace: Owner = None,
+    data: options.Data = None,
+    database_url: options.DatabaseUrl = None,
+) -> None:
     """What a classifier asks, and how well it does."""
     from cierzo.classifiers.definition import ClassifierFolder
 
-    classifier = ClassifierFolder(options.settings_of(data=data).data).get(name)
+    settings = options.settings_of(data=data, database_url=database_url)
+    _print(ClassifierFolder(settings.data).get(name, _owner_id(workspace, settings)))
+
+
+def remove(
+    name: Name,
+    workspace: Owner = None,
+    data: options.Data = None,
+    database_url: options.DatabaseUrl = None,
+) -> None:
+    """Delete a classifier."""
+    from cierzo.classifiers.definition import ClassifierFolder
+
+    settings = options.settings_of(data=data, database_url=database_url)
+    ClassifierFolder(settings.data).remove(name, _owner_id(workspace, settings))
+    typer.echo(f"{name} removed")
+
+
+def _owner_id(workspace: str | None, settings: Settings) -> str | None:
+    if workspace is None:
+        return None
+    from cierzo.store import workspaces
+
+    with store_of(settings) as database:
+        return workspaces.find(database, workspace).id
+
+
+def _print(classifier: Classifier) -> None:
     question = classifier.question
-    typer.echo(f"{name}: asks {classifier.model}")
+    typer.echo(f"{classifier.name}: asks {classifier.model}")
     typer.echo(f"  {question.instruction}\n  {', '.join(question.labels)}")
     report = classifier.report
     if report is None:
@@ -115,14 +166,6 @@ def show(name: Name, data: options.Data = None) -> None:
     typer.echo("\nhow sure  how often right  examples")
     for sure, right, count in quality.bins:
         typer.echo(f"{sure:8.0%}  {right:15.0%}  {count:8}")
-
-
-def remove(name: Name, data: options.Data = None) -> None:
-    """Delete a classifier."""
-    from cierzo.classifiers.definition import ClassifierFolder
-
-    ClassifierFolder(options.settings_of(data=data).data).remove(name)
-    typer.echo(f"{name} removed")
 
 
 CLASSIFIER: dict[str, Callable[..., None]] = {

@@ -63,6 +63,7 @@ from cierzo.server.schemas.classifiers import (
     ChatModerationRequest,
     ClassificationRequest,
     ClassificationResponse,
+    ModerationRequest,
     ModerationResponse,
 )
 from cierzo.server.schemas.common import ErrorBody
@@ -223,7 +224,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/moderations",
         classifiers.create_moderation,
         "classifiers",
-        ClassificationRequest,
+        ModerationRequest,
         ModerationResponse,
     ),
     Route(

@@ -53,17 +53,20 @@ class Verdicts:
 
 
 class ServedClassifiers:
-    """The classifiers of one server. Scorers are made once per question and model."""
+    """The classifiers of one server: those that all may use, and each workspace's own.
+
+    Scorers are made once per question and model.
+    """
 
     def __init__(self, models: ServedModels, folder: ClassifierFolder | None) -> None:
         self._models = models
         self._folder = folder
         self._scorers: dict[tuple[str, Question, int], Scorer] = {}
 
-    def cards(self) -> Iterator[ModelCard]:
-        """What `/v1/models` says of each name that a request may use here."""
-        for name in self._folder.names() if self._folder is not None else ():
-            found = self._find(name)
+    def cards(self, workspace_id: str) -> Iterator[ModelCard]:
+        """What `/v1/models` says of each name that the workspace's requests may use here."""
+        for name in self._folder.names_for(workspace_id) if self._folder is not None else ():
+            found = self._find(name, workspace_id)
             model = self._models.find(found.model) if found is not None else None
             if found is not None and model is not None:
                 can = Capabilities(classification=True, moderation=found.is_policy)
@@ -74,8 +77,10 @@ class ServedClassifiers:
             model = next(iter(self._models))
             yield _card(moderation.name, moderation.aliases, categories, can, model)
 
-    def moderator(self, name: str) -> Judge:
-        """What judges by categories under that name. Slow at first: call it off the event loop.
+    def moderator(self, name: str, workspace_id: str) -> Judge:
+        """What judges by categories under that name for a workspace.
+
+        Slow at first: call it off the event loop.
 
         Raises ModelNotFoundError, and RequestError for a classifier that has labels instead.
         """
@@ -87,21 +92,21 @@ class ServedClassifiers:
                 for category, question in moderation.questions.items()
             }
             return Judge(name, moderation.name, model, scorers, is_policy=True)
-        judge = self._named(name)
+        judge = self._named(name, workspace_id)
         if not judge.is_policy:
             raise RequestError(
                 f"{name} chooses among labels; ask it at /v1/classifications", param="model"
             )
         return judge
 
-    def classifier(self, name: str) -> Judge:
-        """The named classifier. Raises as `moderator` does."""
+    def classifier(self, name: str, workspace_id: str) -> Judge:
+        """The workspace's named classifier. Raises as `moderator` does."""
         if find_moderation_model(name) is not None:
             raise RequestError(f"{name} moderates; ask it at /v1/moderations", param="model")
-        return self._named(name)
+        return self._named(name, workspace_id)
 
-    def _named(self, name: str) -> Judge:
-        found = self._find(name)
+    def _named(self, name: str, workspace_id: str) -> Judge:
+        found = self._find(name, workspace_id)
         if found is None:
             if self._models.find(name) is not None:
                 raise RequestError(
@@ -118,8 +123,8 @@ class ServedClassifiers:
         scorer = self._scorer(model, found.question, found.head)
         return Judge(name, name, model, {name: scorer}, found.is_policy)
 
-    def _find(self, name: str) -> Classifier | None:
-        return self._folder.find(name) if self._folder is not None else None
+    def _find(self, name: str, workspace_id: str) -> Classifier | None:
+        return self._folder.find(name, workspace_id) if self._folder is not None else None
 
     def _scorer(self, model: ServedModel, question: Question, head: Head | None = None) -> Scorer:
         key = (model.id, question, id(head))

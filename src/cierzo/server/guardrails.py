@@ -74,7 +74,8 @@ class GuardrailCheck:
         return results
 
     async def _moderate(self, config: ModerationConfig, name: str, text: str) -> dict[str, Any]:
-        judge = await asyncio.to_thread(self._classifiers.moderator, name)
+        workspace_id = self._caller.workspace_id
+        judge = await asyncio.to_thread(self._classifiers.moderator, name, workspace_id)
         thresholds = {
             category: THRESHOLD if given is None else given
             for category, given in (config.custom_category_thresholds or {}).items()

@@ -21,11 +21,12 @@ from cierzo.server.schemas.classifiers import (
     ChatModerationRequest,
     ClassificationRequest,
     ConversationInput,
+    ModerationRequest,
 )
 
 
 async def create_moderation(request: Request) -> Response:
-    body, headers = await read_request(request, ClassificationRequest)
+    body, headers = await read_request(request, ModerationRequest)
     return await _moderate(request, body.model, _texts(body.input), headers)
 
 
@@ -60,7 +61,8 @@ async def _moderate(
     for of_text in verdicts.scores:
         scores = {category: float(of_labels[0]) for category, of_labels in of_text.items()}
         categories = {category: score >= THRESHOLD for category, score in scores.items()}
-        results.append({"categories": categories, "category_scores": scores})
+        flagged = any(categories.values())
+        results.append({"flagged": flagged, "categories": categories, "category_scores": scores})
     return _answer(request, results, verdicts, headers)
 
 
@@ -81,9 +83,9 @@ async def _classify(
 
 
 async def _judge(
-    request: Request, find: Callable[[str], Judge], name: str, texts: Sequence[str]
+    request: Request, find: Callable[[str, str], Judge], name: str, texts: Sequence[str]
 ) -> Verdicts:
-    judge = await asyncio.to_thread(find, name)
+    judge = await asyncio.to_thread(find, name, request.state.caller.workspace_id)
     metered = await admit(request, judge.id, judge.model)
     request_id, metrics = request.state.request_id, request.app.state.metrics
     work = judge_texts(judge, texts, metered, request_id, metrics)

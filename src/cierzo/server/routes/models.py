@@ -41,9 +41,10 @@ async def retrieve_model(request: Request) -> Response:
 
 
 async def _cards(request: Request) -> list[ModelCard]:
-    """The served models' cards, then those of the classifiers, which lie on the disk."""
+    """The served models' cards, then those of the caller's classifiers, which lie on the disk."""
     state = request.app.state
     models: ServedModels = state.models
     classifiers: ServedClassifiers = state.classifiers
-    of_classifiers = await asyncio.to_thread(lambda: list(classifiers.cards()))
+    caller: Caller = request.state.caller
+    of_classifiers = await asyncio.to_thread(lambda: list(classifiers.cards(caller.workspace_id)))
     return [*(model.card() for model in models), *of_classifiers]

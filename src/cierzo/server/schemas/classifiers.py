@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from cierzo.classifiers.moderation import MODERATION_MODELS
 from cierzo.server.schemas.chat import Message
 from cierzo.server.schemas.common import Items, UsageInfo, WireModel
 
@@ -14,11 +15,23 @@ MAX_INPUTS = 4096
 Conversation = Annotated[Items[Message], Field(min_length=1)]
 
 
+Texts = str | Annotated[Items[str], Field(min_length=1, max_length=MAX_INPUTS)]
+
+
+class ModerationRequest(WireModel):
+    """The body of `/v1/moderations`. Without `model`, as OpenAI's clients send it: the newest
+    moderation model. A null field is an absent one."""
+
+    model: str = MODERATION_MODELS[0].name
+    input: Texts
+    metadata: dict[str, Any] | None = None
+
+
 class ClassificationRequest(WireModel):
-    """The body of `/v1/moderations` and `/v1/classifications`. A null field is an absent one."""
+    """The body of `/v1/classifications`. A null field is an absent one."""
 
     model: str
-    input: str | Annotated[Items[str], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Texts
     metadata: dict[str, Any] | None = None
 
 
@@ -44,7 +57,12 @@ class ChatClassificationRequest(WireModel):
 
 
 class ModerationResult(BaseModel):
-    """One text's categories: whether its score reaches the threshold, and the score."""
+    """One text's categories: whether its score reaches the threshold, and the score.
+
+    `flagged`, which OpenAI's clients read: whether any category does.
+    """
+
+    flagged: bool
 
     categories: dict[str, bool]
     category_scores: dict[str, float]
