@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cierzo import hub, kernels
 from cierzo.errors import HubOfflineError
 from cierzo.settings import load_settings
+from tests.store.postgres import postgres_server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     isa = load_settings().isa
     if isa is not None:
         kernels.set_isa(isa)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Of a server in which a test may create databases."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

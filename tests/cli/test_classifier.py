@@ -49,7 +49,7 @@ def test_made_listed_shown_removed(data: list[str], capsys: pytest.CaptureFixtur
     ]
     assert run(["classifier", "remove", "desk", *data]) == 0
     assert run(["classifier", "show", "desk", *data]) == 1
-    assert "no classifier 'desk'; shared are: spam" in capsys.readouterr().err
+    assert "no classifier 'desk'; there are: spam" in capsys.readouterr().err
 
 
 def test_a_workspaces_own(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_a_workspaces_own(data: list[str], capsys: pytest.CaptureFixture[str]) -
     assert run(["classifier", "remove", "desk", "--workspace", "team", *data]) == 0
     assert run(["classifier", "show", "desk", *data]) == 0
     assert run(["classifier", "show", "desk", "--workspace", "team", *data]) == 1
-    assert "of this workspace are: none" in capsys.readouterr().err
+    assert "of this workspace there are: none" in capsys.readouterr().err
     assert run([*create, "--workspace", "nowhere"]) == 1
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.server.live import LiveServer, live_server
 from tests.server.scripted import Script, ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
+from tests.server.test_classifiers import yes
 from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.store.temporary import temporary_database
@@ -137,6 +139,27 @@ def test_a_line_costs_half(client: httpx.Client, database: Database) -> None:
     assert usage["total_tokens"] == half.prompt_tokens + half.completion_tokens
 
 
+def test_a_lines_guardrail_is_part_of_the_line(
+    client: httpx.Client, server: LiveServer, engine: ScriptedEngine, database: Database
+) -> None:
+    """At the batch's price, and nobody is taken to wait for it."""
+    engine.script = lambda request: ["Hi"] if request.readout is None else yes(request)
+    pricing.set_price(database, "mistral-moderation-2603", Price(1_000_000, 0), now_ms())
+    guarded = {"guardrails": [{"moderation_llm_v2": {"action": "none"}}]}
+    answer = client.post(CHAT, json=body(messages=said(0), **guarded))
+    whole = ledger.find(database, answer.headers["x-request-id"] + ":guardrail-1")
+    app: Any = server.server.config.app
+    traffic = app.state.metering.traffic
+    assert eventually(lambda: traffic.num_open == 0)
+    ended_s = traffic.last_end_s
+    job = ended(client, create(client, requests=requests(3, **guarded))["id"])
+    assert job["succeeded_requests"] == 3 and traffic.last_end_s == ended_s
+    half = ledger.find(database, f"{job['id']}:0:guardrail-1")
+    assert whole is not None and half is not None
+    assert half.is_batch and half.prompt_tokens == whole.prompt_tokens
+    assert half.price_micros == pytest.approx(whole.price_micros / 2, abs=1)
+
+
 @pytest.mark.parametrize(
     ("path", "given"),
     [
@@ -186,7 +209,17 @@ def slow(request: Any) -> Script:
     return ["Hel", 0.05, "lo"]
 
 
-def test_cancelling_keeps_what_is_answered(client: httpx.Client, engine: ScriptedEngine) -> None:
+def statuses(database: Database, job_id: str) -> Counter[str]:
+    """How many lines of a job have a row of which status."""
+    found = [ledger.find(database, f"{job_id}:{number}") for number in range(500)]
+    assert all(row.price_micros == 0 for row in found if row is not None and row.status != "ok")
+    return Counter(row.status for row in found if row is not None)
+
+
+def test_cancelling_keeps_what_is_answered(
+    client: httpx.Client, engine: ScriptedEngine, database: Database
+) -> None:
+    """And what was cut off has used compute, so it has a row, at no price."""
     engine.script = slow
     job = create(client, requests=requests(500))
     assert eventually(lambda: job_of(client, job["id"])["completed_requests"] > 0)
@@ -196,6 +229,11 @@ def test_cancelling_keeps_what_is_answered(client: httpx.Client, engine: Scripte
     assert over["status"] == "CANCELLED"
     assert 0 < over["completed_requests"] == len(over["outputs"]) < 500
     assert eventually(lambda: engine.stats().num_running == 0)
+    assert eventually(lambda: statuses(database, job["id"])["aborted"] > 0)
+    rows = statuses(database, job["id"])
+    assert rows["ok"] == over["completed_requests"] and rows["aborted"] <= gate.IDLE_LINES
+    charged = ledger.total(database, Period(is_batch=True), charged_only=True)
+    assert charged.requests == rows["ok"]
     again = client.post(f"{JOBS}/{job['id']}/cancel").json()
     assert again["status"] == "CANCELLED"
 

@@ -57,6 +57,7 @@ def main() -> int:
 def own_server() -> Iterator[str]:
     """The tests' scripted server, which answers what the scenario needs."""
     sys.path.insert(0, str(ROOT))
+    from cierzo.jobs.worker import run_jobs
     from tests.server.answers import answer
     from tests.server.conftest import scripted_classifiers, scripted_model
     from tests.server.live import live_server
@@ -65,7 +66,7 @@ def own_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as data:
         classifiers = scripted_classifiers(Path(data))
         models = [scripted_model(ScriptedEngine(answer))]
-        with live_server(models, classifiers=classifiers) as server:
+        with live_server(models, classifiers=classifiers, background=run_jobs) as server:
             yield server.url
 
 

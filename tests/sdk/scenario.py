@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +226,33 @@ def files(client: Any, model: str) -> None:
     assert missing.status_code == 404
 
 
+def batch(client: Any, model: str) -> None:
+    """A job by file: its answers come under their ids, and it can be listed and found again."""
+    lines = [{"custom_id": name, "body": {"messages": HELLO, "max_tokens": 4}} for name in "ab"]
+    data = "\n".join(json.dumps(line) for line in lines).encode()
+    given = client.files.upload(file={"file_name": "batch.jsonl", "content": data}, purpose="batch")
+    job = client.batch.jobs.create(
+        input_files=[given.id],
+        model=model,
+        endpoint="/v1/chat/completions",
+        metadata={"made_by": VERSION},
+    )
+    deadline_s = time.monotonic() + 120
+    while job.status in ("QUEUED", "RUNNING") and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+        job = client.batch.jobs.get(job_id=job.id)
+    assert (job.status, job.succeeded_requests, job.error_file) == ("SUCCESS", 2, None)
+    answers = client.files.download(file_id=job.output_file).read().splitlines()
+    for name, answer in zip("ab", map(json.loads, answers), strict=True):
+        assert (answer["custom_id"], answer["response"]["status_code"]) == (name, 200)
+        assert answer["response"]["body"]["usage"]["completion_tokens"] > 0
+    listed = client.batch.jobs.list(metadata={"made_by": VERSION}, status=["SUCCESS"])
+    assert job.id in [found.id for found in listed.data]
+    assert client.batch.jobs.cancel(job_id=job.id).status == "SUCCESS"
+    for file_id in (given.id, job.output_file):
+        client.files.delete(file_id=file_id)
+
+
 def refusals(client: Any, model: str) -> None:
     unknown = raises(
         errors.SDKError, lambda: client.chat.complete(model="no-such-model", messages=HELLO)
@@ -248,7 +276,7 @@ def refusals(client: Any, model: str) -> None:
 
 STEPS = (
     *(list_models, chat, stream, prefix, tools, parse, fim, embed),
-    *(moderate, classify, guardrails, files, refusals),
+    *(moderate, classify, guardrails, files, batch, refusals),
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cierzo.classifiers.definition import Classifier, ClassifierFolder
 from cierzo.classifiers.question import policy_question, topic_question
+from cierzo.jobs.worker import run_jobs
 from cierzo.server.schemas.models import Capabilities
 from cierzo.server.served_model import ServedModel
 from tests.server.live import LiveServer, live_server
@@ -50,7 +51,8 @@ def shared_server(
     shared_engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
     folder = scripted_classifiers(tmp_path_factory.mktemp("data"))
-    with live_server([scripted_model(shared_engine)], classifiers=folder) as server:
+    models = [scripted_model(shared_engine)]
+    with live_server(models, classifiers=folder, background=run_jobs) as server:
         yield server
 
 

@@ -308,15 +308,17 @@ def test_a_batch_line_is_half_price_and_its_row_its_callers_to_write(
         caller = Caller(DEFAULT_ID, key)
 
         async def compute(meter: metering.Metering) -> UsageRecord:
-            metered = await meter.open(caller, "tiny", "job:7", CHAT, is_batch=True)
+            rows: list[UsageRecord] = []
+            metered = await meter.open(caller, "tiny", "job:7", CHAT, batch_rows=rows)
             metered.enter()
             request = GenerationRequest("job:7", (1, 2, 3, 4, 5, 6), SamplingParams())
             usage = Usage(len(request.prompt_token_ids))
             metered.begin(usage, usage.num_prompt_tokens)
             async for event in metered.submit(request):
                 usage.count(event)
-            record = metered.take_record("ok")
+            await metered.settle()
             metered.close()
+            (record,) = rows
             return record
 
         async def run_twice() -> list[UsageRecord]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cierzo.config import EngineConfig
 from cierzo.engine import Engine
+from cierzo.jobs.worker import run_jobs
 from cierzo.kernels import Tensor
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
@@ -71,7 +72,7 @@ def tiny_server(
         ),
     )
     try:
-        with live_server([model], server_config, database) as server:
+        with live_server([model], server_config, database, background=run_jobs) as server:
             yield server, engine
     finally:
         engine.close()

@@ -11,13 +11,6 @@ from sqlalchemy import URL, make_url
 
 from cierzo.store.db import Database, database_url
 from cierzo.store.migrations import migrate
-from tests.store.postgres import postgres_server
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

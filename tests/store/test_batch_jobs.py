@@ -23,20 +23,21 @@ def made(database: Database, labels: dict[str, str] | None = None) -> BatchJob:
     return job
 
 
-def keep(database: Database, job: BatchJob, number: int, *, is_success: bool = True) -> None:
-    row = record(f"{job.id}:{number}")
-    batch_jobs.keep_line(database, job.id, number, b"{}\n", row, is_success=is_success)
+def keep(database: Database, job: BatchJob, number: int, *, is_success: bool = True) -> bool:
+    rows = [record(f"{job.id}:{number}{part}") for part in ("", ":guardrail-1")]
+    return batch_jobs.keep_line(database, job.id, number, b"{}\n", rows, is_success=is_success)
 
 
 def test_a_line_counts_once(database: Database) -> None:
     job = made(database)
     for _ in range(2):
-        keep(database, job, 4)
+        assert keep(database, job, 4)
     keep(database, job, 2, is_success=False)
     found = batch_jobs.get(database, DEFAULT_ID, job.id)
     assert (found.status, found.num_succeeded, found.num_failed) == ("RUNNING", 1, 1)
     assert batch_jobs.answered_lines(database, job.id) == {2, 4}
     assert ledger.find(database, f"{job.id}:4") is not None
+    assert ledger.find(database, f"{job.id}:4:guardrail-1") is not None
 
 
 def test_a_job_ends_with_all_its_lines_or_not_yet(database: Database) -> None:
@@ -62,12 +63,29 @@ def test_after_its_end_a_job_takes_and_charges_nothing(database: Database) -> No
     assert batch_jobs.finish(database, job.id, "CANCELLED", [], output, None)
     batch_jobs.remove(database, gone.id)
     for ended in (job, gone):
-        keep(database, ended, 1)
+        assert not keep(database, ended, 1)
         assert ledger.find(database, f"{ended.id}:1") is None
     batch_jobs.request_cancellation(database, job.id)
     assert batch_jobs.get(database, DEFAULT_ID, job.id).status == "CANCELLED"
     with pytest.raises(StoreNotFoundError):
         batch_jobs.remove(database, gone.id)
+
+
+def test_what_was_cut_off_is_noted_for_nothing_once_the_job_is_over(database: Database) -> None:
+    ended, gone = made(database), made(database)
+    for job in (ended, gone):
+        row = record(f"{job.id}:7", is_batch=True, price_micros=9)
+        batch_jobs.record_cut_off(database, job.id, [row])
+        assert ledger.find(database, row.request_id) is None, "it may still be answered"
+        if job is gone:
+            batch_jobs.remove(database, job.id)
+        else:
+            assert batch_jobs.finish(database, job.id, "CANCELLED", [], None, None)
+        batch_jobs.record_cut_off(database, job.id, [row])
+        found = ledger.find(database, row.request_id)
+        assert found is not None
+        assert (found.status, found.price_micros) == ("aborted", 0)
+        assert found.completion_tokens == row.completion_tokens
 
 
 def test_lists(database: Database) -> None:

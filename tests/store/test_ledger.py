@@ -94,9 +94,15 @@ def test_only_what_was_charged(database: Database) -> None:
         record("left early", status="aborted", completion_tokens=0),
         record("left late", status="aborted"),
     )
+    put(database, record("cut off", status="aborted", is_batch=True))
     assert ledger.total(database, Period(), charged_only=True).requests == 2
-    assert ledger.is_charged("ok", 0) and ledger.is_charged("aborted", 1)
-    assert not ledger.is_charged("failed", 5) and not ledger.is_charged("aborted", 0)
+
+    def is_charged(status: str, tokens: int, *, is_batch: bool = False) -> bool:
+        return ledger.is_charged(status, tokens, is_batch=is_batch)
+
+    assert is_charged("ok", 0) and is_charged("ok", 0, is_batch=True) and is_charged("aborted", 1)
+    assert not is_charged("failed", 5) and not is_charged("aborted", 0)
+    assert not is_charged("aborted", 1, is_batch=True)
 
 
 def test_the_writer_writes_all_it_was_given(database: Database) -> None:

@@ -98,8 +98,8 @@ class ClassifierFolder:
         found = self._find(name, owner)
         if found is None:
             there = ", ".join(self.names(owner)) or "none"
-            whose = "shared" if owner is None else "of this workspace"
-            raise ModelNotFoundError(f"no classifier {name!r}; {whose} are: {there}")
+            whose = "" if owner is None else "of this workspace "
+            raise ModelNotFoundError(f"no classifier {name!r}; {whose}there are: {there}")
         return found
 
     def check(self, classifier: Classifier) -> None:

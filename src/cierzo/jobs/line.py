@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,6 @@ from cierzo.errors import (
 from cierzo.server.app import ROUTES
 from cierzo.server.auth import Caller
 from cierzo.server.error_responses import FieldErrors, on_http_exception, response_for
-from cierzo.server.metering import Metered
 from cierzo.store.ledger import UsageRecord
 
 logger = logging.getLogger(__name__)
@@ -43,49 +42,56 @@ RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A line as it is put to its endpoint.
+
+    `rows` is what its newest attempt used, whether that was answered or cancelled; they are written
+    by whoever keeps the answer.
+    """
+
+    path: str
+    request_id: str
+    caller: Caller
+    body: Mapping[str, Any]
+    rows: list[UsageRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What a line came to; `record` is its row in the ledger, where it used compute."""
+    """What a line came to."""
 
     status: int
     body: Any
-    record: UsageRecord | None
 
 
-async def answer_line(
-    app: FastAPI, caller: Caller, path: str, request_id: str, body: Mapping[str, Any]
-) -> Answer:
+async def answer_line(app: FastAPI, asked: Asked) -> Answer:
     """The answer, once there is one that stays."""
     while True:
+        asked.rows.clear()
         try:
-            return await _answer(app, caller, path, request_id, body)
+            return await _answer(_request(app, asked), asked)
         except PASSING:
             await asyncio.sleep(RETRY_S)
 
 
-async def _answer(
-    app: FastAPI, caller: Caller, path: str, request_id: str, body: Mapping[str, Any]
-) -> Answer:
-    request = _request(app, caller, path, request_id, orjson.dumps(body))
-    endpoint = next(route.endpoint for route in ROUTES if route.path == path)
+async def _answer(request: Request, asked: Asked) -> Answer:
     try:
-        response = await _respond(request, endpoint, body)
-        metered: Metered | None = getattr(request.state, "metered", None)
-        record = None if metered is None else metered.record
-        if metered is not None and record is None and metered.has_computed:
-            record = metered.take_record("failed")
-        return Answer(response.status_code, orjson.loads(response.body), record)
+        response = await _respond(request, asked)
+        if hasattr(request.state, "metered"):
+            request.state.metered.fail()  # what has no row by now was not answered
+        return Answer(response.status_code, orjson.loads(response.body))
     finally:
         if hasattr(request.state, "metered"):
             request.state.metered.close()
 
 
-async def _respond(request: Request, endpoint: Any, body: Mapping[str, Any]) -> Response:
+async def _respond(request: Request, asked: Asked) -> Response:
     """The endpoint's response, or that to its error. Raises what is in PASSING."""
+    endpoint = next(route.endpoint for route in ROUTES if route.path == asked.path)
     try:
-        if body.get("stream"):
+        if asked.body.get("stream"):
             raise RequestError("a line of a batch is answered whole; leave stream out")
-        response: Response = await endpoint(request)
-        return response
+        return await endpoint(request)
     except PASSING:
         raise
     except HTTPException as error:
@@ -100,7 +106,7 @@ async def _respond(request: Request, endpoint: Any, body: Mapping[str, Any]) -> 
         return response_for(error)
 
 
-def _request(app: FastAPI, caller: Caller, path: str, request_id: str, data: bytes) -> Request:
+def _request(app: FastAPI, asked: Asked) -> Request:
     has_come = False
 
     async def receive() -> Message:
@@ -108,16 +114,20 @@ def _request(app: FastAPI, caller: Caller, path: str, request_id: str, data: byt
         if has_come:
             await asyncio.Event().wait()  # nobody is there who could leave
         has_come = True
-        return {"type": "http.request", "body": data, "more_body": False}
+        return {"type": "http.request", "body": orjson.dumps(asked.body), "more_body": False}
 
     scope = {
         "type": "http",
         "app": app,
-        "route": SimpleNamespace(path=path),
+        "route": SimpleNamespace(path=asked.path),
         "method": "POST",
-        "path": path,
+        "path": asked.path,
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
-        "state": {"caller": caller, "request_id": request_id, "is_batch": True},
+        "state": {
+            "caller": asked.caller,
+            "request_id": asked.request_id,
+            "batch_rows": asked.rows,
+        },
     }
     return Request(scope, receive)

@@ -93,10 +93,10 @@ def end_job(
     job: BatchJob,
     status: batch_jobs.Status,
     errors: list[dict[str, Any]],
-) -> None:
+) -> bool:
     """Its answered lines become its files. Blocking.
 
-    Where a line came meanwhile the job goes on, and is ended the next time.
+    False where a line came meanwhile, and for a job that is over or gone: nothing has changed.
     """
     with store.receive() as output, store.receive() as failures:
 
@@ -125,10 +125,9 @@ def end_job(
                 one.land()
             else:
                 one.drop()
-    if not has_ended:
-        return
-    if job.inline_file is not None and (inline := store.find(job.inline_file)) is not None:
+    if has_ended and job.inline_file is not None and (inline := store.find(job.inline_file)):
         store.delete(inline)
+    return has_ended
 
 
 def _record(job: BatchJob, incoming: Incoming, kind: str) -> FileRecord:

@@ -1,6 +1,7 @@
 """Runs batch jobs: one of each workspace at a time, their lines side by side through the gate.
 
-Every state it needs is in the store, so a start goes on where a kill fell.
+Every state it needs is in the store, so a start goes on where a kill fell, and so does another
+server on the same store.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from cierzo.errors import CierzoError, StoreError, StoreUnavailableError
 from cierzo.ids import now_ms
 from cierzo.jobs.gate import IDLE_LINES, Gate
-from cierzo.jobs.line import answer_line
+from cierzo.jobs.line import Asked, answer_line
 from cierzo.jobs.lines import Line, answered, check_lines, end_job, read_lines
 from cierzo.server.auth import Caller
 from cierzo.store import Database, api_keys, batch_jobs
@@ -23,6 +24,8 @@ from cierzo.store.batch_jobs import BatchJob, Status
 from cierzo.store.files import FileStore
 
 Outcome = tuple[Status, list[dict[str, object]]]
+CutOff = dict[int, Asked]
+"""The lines that are being answered; at a job's end, those that were not."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +77,38 @@ class _Worker:
                 self._running[job.workspace_id] = task
 
     async def _run_one(self, job: BatchJob) -> None:
-        """One job to its end. What goes wrong on the way for a while is tried again by `run`."""
+        """One job to its end, unless another server runs one of this workspace's.
+
+        What goes wrong on the way for a while is tried again by `run`.
+        """
+        with self._store.claim(f"batch-{job.workspace_id}") as is_ours:
+            if is_ours:
+                await self._run_claimed(job.id)
+
+    async def _run_claimed(self, job_id: str) -> None:
+        database, cut_off = self._database, CutOff()
         try:
-            status, errors = await self._outcome(job)
-            await asyncio.to_thread(end_job, self._database, self._store, job, status, errors)
+            job = await self._unfinished(job_id)
+            if job is None:  # another server was faster
+                return
+            status, errors = await self._outcome(job, cut_off)
+            while not await asyncio.to_thread(
+                end_job, database, self._store, job, status, errors
+            ) and await self._unfinished(job_id):
+                continue  # a line came on its way
+            rows = [row for asked in cut_off.values() for row in asked.rows]
+            await database.in_thread(batch_jobs.record_cut_off, database, job_id, rows)
         except StoreUnavailableError as error:
-            logger.error("batch job %s waits: %s", job.id, error)
+            logger.error("batch job %s waits: %s", job_id, error)
         except Exception:
-            logger.exception("batch job %s failed; it is tried again", job.id)
+            logger.exception("batch job %s failed; it is tried again", job_id)
             await asyncio.sleep(LOOK_S)
 
-    async def _outcome(self, job: BatchJob) -> Outcome:
+    async def _unfinished(self, job_id: str) -> BatchJob | None:
+        job = await self._database.in_thread(batch_jobs.find, self._database, job_id)
+        return None if job is None or job.is_finished else job
+
+    async def _outcome(self, job: BatchJob, cut_off: CutOff) -> Outcome:
         if job.status == "CANCELLATION_REQUESTED":
             return "CANCELLED", []
         if now_ms() >= job.deadline_ms:
@@ -98,7 +122,7 @@ class _Worker:
             except StoreError as error:
                 return "FAILED", [{"message": str(error), "count": 1}]
             await database.in_thread(batch_jobs.start, database, job.id, count)
-        work = asyncio.ensure_future(self._answer_all(job))
+        work = asyncio.ensure_future(self._answer_all(job, cut_off))
         watch = asyncio.ensure_future(self._reason_to_stop(job))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -115,14 +139,14 @@ class _Worker:
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
 
-    async def _answer_all(self, job: BatchJob) -> None:
+    async def _answer_all(self, job: BatchJob, cut_off: CutOff) -> None:
         done = await self._database.in_thread(batch_jobs.answered_lines, self._database, job.id)
         lines = read_lines(self._store, job)
         reading = asyncio.Lock()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(IDLE_LINES):
-                    group.create_task(self._answer_some(job, lines, done, reading))
+                    group.create_task(self._answer_some(job, lines, done, reading, cut_off))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -132,6 +156,7 @@ class _Worker:
         lines: Iterator[tuple[int, Line]],
         done: set[int],
         reading: asyncio.Lock,
+        cut_off: CutOff,
     ) -> None:
         database = self._database
         while True:
@@ -143,21 +168,21 @@ class _Worker:
             if number in done:
                 continue
             body = line.body if job.model is None else {"model": job.model, **line.body}
-            caller = await self._caller(job)
-            request_id = f"{job.id}:{number}"
-            answer = await self._gate.run(
-                partial(answer_line, self._app, caller, job.endpoint, request_id, body)
-            )
+            asked = Asked(job.endpoint, f"{job.id}:{number}", await self._caller(job), body)
+            cut_off[number] = asked
+            answer = await self._gate.run(partial(answer_line, self._app, asked))
             data = answered(job, number, line, answer.status, answer.body)
-            await database.in_thread(
+            is_kept = await database.in_thread(
                 batch_jobs.keep_line,
                 database,
                 job.id,
                 number,
                 data,
-                answer.record,
+                asked.rows,
                 is_success=answer.status < 400,
             )
+            if is_kept:
+                del cut_off[number]
 
     async def _reason_to_stop(self, job: BatchJob) -> Outcome:
         """When the job must not go on, what it ends as."""

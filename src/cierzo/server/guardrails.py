@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.datastructures import State
+from starlette.requests import Request
 
 from cierzo.classifiers.moderation import THRESHOLD
 from cierzo.errors import ContextOverflowError, EngineError, GuardrailError, RequestError
@@ -21,6 +21,7 @@ from cierzo.server.schemas.chat import (
     GuardrailConfig,
     ModerationConfig,
 )
+from cierzo.store.ledger import UsageRecord
 
 DEFAULT_MODELS = {
     "moderation_llm_v1": "mistral-moderation-2411",
@@ -33,13 +34,14 @@ Results = dict[str, dict[str, Any]]
 class GuardrailCheck:
     """The guardrails of one request. Each moderation has a row of its own in the ledger."""
 
-    def __init__(self, state: State, caller: Caller, request_id: str) -> None:
-        """`state` is the app's."""
+    def __init__(self, request: Request) -> None:
+        state = request.app.state
         self._classifiers: ServedClassifiers = state.classifiers
         self._metering: Metering = state.metering
         self._metrics: Metrics = state.metrics
-        self._caller = caller
-        self._request_id = request_id
+        self._caller: Caller = request.state.caller
+        self._request_id: str = request.state.request_id
+        self._batch_rows: list[UsageRecord] | None = getattr(request.state, "batch_rows", None)
         self._num_moderations = 0
 
     async def run(
@@ -116,7 +118,7 @@ class GuardrailCheck:
             judge.id,
             row_id,
             "/v1/chat/moderations",
-            is_batch=False,
+            batch_rows=self._batch_rows,
             answered_by=judge.model,
         )
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 from starlette.requests import Request
 
@@ -21,9 +22,9 @@ from cierzo.server.completion import Usage
 from cierzo.server.limiter import Limiter, Subject, limit_headers
 from cierzo.server.served_model import ServedModel, ServedModels
 from cierzo.server.text_model import TokenStream
-from cierzo.store import Database, pricing
+from cierzo.store import Database, ledger, pricing
 from cierzo.store.db import PATIENCE_S
-from cierzo.store.ledger import Status, UsageRecord, is_charged
+from cierzo.store.ledger import Status, UsageRecord
 from cierzo.store.ledger_writer import LedgerWriter
 from cierzo.store.pricing import DatedPrice, Price, price_at
 
@@ -54,12 +55,13 @@ class Metering:
         request_id: str,
         endpoint: str,
         *,
-        is_batch: bool,
+        batch_rows: list[UsageRecord] | None = None,
         answered_by: ServedModel | None = None,
     ) -> Metered:
         """A request of the caller's to that model; not let in yet (`enter`).
 
-        `request_id` is the key of its row: the same twice leaves one row. With `answered_by` the
+        `request_id` is the key of its row: the same twice leaves one row. In `batch_rows` the rows
+        of a batch job's line are laid, for whoever keeps the line. With `answered_by` the
         name is a classifier's, which that model answers: it is allowed and entered under its own
         name, at its own price or else the model's. Raises ForbiddenError, ModelNotFoundError,
         StoreUnavailableError.
@@ -76,7 +78,7 @@ class Metering:
         has_own_price = any(row.model == name for row in table)
         price = price_at(table, name if has_own_price else model.id, now_ms())
         subjects = await self.limiter.subjects(caller)
-        return Metered(self, caller, name, model, price, subjects, request_id, endpoint, is_batch)
+        return Metered(self, caller, name, model, price, subjects, request_id, endpoint, batch_rows)
 
     async def close(self) -> None:
         """Write what is still to be written."""
@@ -118,7 +120,7 @@ class Metered:
         subjects: tuple[Subject, ...],
         request_id: str,
         endpoint: str,
-        is_batch: bool,
+        batch_rows: list[UsageRecord] | None,
     ) -> None:
         self.caller = caller
         self.model = model
@@ -128,7 +130,8 @@ class Metered:
         self._subjects = subjects
         self._request_id = request_id
         self._endpoint = endpoint
-        self._is_batch = is_batch
+        self._is_batch = batch_rows is not None
+        self._batch_rows = batch_rows
         self._is_inside = False
         self._has_failed = False
         self._usage: Usage | None = None
@@ -161,14 +164,12 @@ class Metered:
     async def settle(self) -> None:
         """Return when the row is on the disk; call it before the answer's last bytes.
 
-        A batch line's row is only taken: who keeps the line writes both (`record`).
-        Raises StoreUnavailableError when the database stays away; the row is then written when
-        it is back.
+        A batch line's is written with the line. Raises StoreUnavailableError when the database
+        stays away; the row is then written when it is back.
         """
-        record = self.take_record("ok")
-        if self._is_batch:
+        written = self._write("ok")
+        if written is None:
             return
-        written = self._metering.ledger.put(record)
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), PATIENCE_S)
         except TimeoutError:
@@ -176,13 +177,25 @@ class Metered:
                 "the answer is ready, but the database that would record it is away; try again"
             ) from None
 
-    def take_record(self, status: Status) -> UsageRecord:
-        """The row, for whoever writes it within a transaction of their own. Once."""
+    def _write(self, status: Status) -> Future[None] | None:
+        """Hand the row on, once: to the ledger, or of a batch line to its keeper."""
+        record = self._record = self._make_record(status)
+        for subject in self._subjects:
+            subject.tokens.add(time.monotonic(), record.completion_tokens)
+            subject.month_tokens += record.prompt_tokens + record.completion_tokens
+            subject.month_micros += record.price_micros
+        if self._batch_rows is None:
+            return self._metering.ledger.put(record)
+        self._batch_rows.append(record)
+        return None
+
+    def _make_record(self, status: Status) -> UsageRecord:
         usage = self._usage
         assert usage is not None and self._record is None
         counts = usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens
         price_micros = self._price.cost_micros(*counts, is_batch=self._is_batch)
-        self._record = UsageRecord(
+        is_charged = ledger.is_charged(status, counts[2], is_batch=self._is_batch)
+        return UsageRecord(
             request_id=self._request_id,
             created_at_ms=now_ms(),
             workspace_id=self.caller.workspace_id,
@@ -195,41 +208,23 @@ class Metered:
             cached_tokens=counts[1],
             completion_tokens=counts[2],
             duration_ms=round(1000 * (time.monotonic() - usage.started_s)),
-            price_micros=price_micros if is_charged(status, counts[2]) else 0,
+            price_micros=price_micros if is_charged else 0,
         )
-        for subject in self._subjects:
-            subject.tokens.add(time.monotonic(), counts[2])
-            subject.month_tokens += counts[0] + counts[2]
-            subject.month_micros += self._record.price_micros
-        return self._record
-
-    @property
-    def record(self) -> UsageRecord | None:
-        """The row, once it was taken."""
-        return self._record
-
-    @property
-    def has_computed(self) -> bool:
-        return self._has_computed
 
     def fail(self) -> None:
         """It is our fault if this request ends without an answer."""
         self._has_failed = True
 
     def close(self) -> None:
-        """Make room for another; write the row of what ended without an answer. Idempotent.
-
-        Not that of a batch line, which will be asked again under the same id.
-        """
+        """Make room for another; write the row of what ended without an answer. Idempotent."""
         if self._is_inside:
             self._is_inside = False
             for subject in self._subjects:
                 subject.num_open -= 1
             if not self._is_batch:
                 self._metering.traffic.add(-1)
-        if self._has_computed and self._record is None and not self._is_batch:
-            status: Status = "failed" if self._has_failed else "aborted"
-            self._metering.ledger.put(self.take_record(status))
+        if self._has_computed and self._record is None:
+            self._write("failed" if self._has_failed else "aborted")
 
     def headers(self) -> Iterator[tuple[str, str]]:
         """What an answer says of limits; of its own cost once that is known."""
@@ -253,7 +248,7 @@ async def admit(
         model_name,
         request.state.request_id,
         request.scope["route"].path,
-        is_batch=getattr(request.state, "is_batch", False),
+        batch_rows=getattr(request.state, "batch_rows", None),
         answered_by=answered_by,
     )
     request.state.metered = metered

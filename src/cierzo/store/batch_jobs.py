@@ -8,7 +8,7 @@ twice, or after a cancellation, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
@@ -172,25 +172,38 @@ def keep_line(
     job_id: str,
     number: int,
     line: bytes,
-    record: UsageRecord | None,
+    rows: Sequence[UsageRecord],
     *,
     is_success: bool,
-) -> None:
-    """A line's answer and its row in the ledger, both or, of a job that is over or gone, none."""
-    row = {"job_id": job_id, "number": number, "is_success": is_success, "line": line}
+) -> bool:
+    """A line's answer and its rows in the ledger; False, and neither, for a job that is over or
+    gone."""
+    new = {"job_id": job_id, "number": number, "is_success": is_success, "line": line}
     counter = _columns.num_succeeded if is_success else _columns.num_failed
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> bool:
         unended = (_columns.id == job_id, _columns.status.in_(UNFINISHED))
         query = select(_columns.id).where(*unended).with_for_update()
         if connection.execute(query).first() is None:
-            return
-        if record is not None:
-            insert_usage(connection, [record])
+            return False
+        insert_usage(connection, rows)
         same = (batch_lines.c.job_id == job_id, batch_lines.c.number == number)
         if connection.execute(select(batch_lines.c.number).where(*same)).first() is None:
-            insert_new(connection, batch_lines, [row])
+            insert_new(connection, batch_lines, [new])
             connection.execute(update(batch_jobs).where(*unended).values({counter: counter + 1}))
+        return True
+
+    return database.write(work)
+
+
+def record_cut_off(database: Database, job_id: str, rows: Sequence[UsageRecord]) -> None:
+    """What lines used that nobody will get, once their job is over or gone; it costs nothing."""
+    free = [replace(row, status="aborted", price_micros=0) for row in rows]
+    unended = select(_columns.id).where(_columns.id == job_id, _columns.status.in_(UNFINISHED))
+
+    def work(connection: Connection) -> None:
+        if connection.execute(unended).first() is None:
+            insert_usage(connection, free)
 
     database.write(work)
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
-from cierzo.errors import StoreFullError, StoreNotFoundError
+from cierzo.errors import StoreFullError, StoreNotFoundError, StoreUnavailableError
 from cierzo.ids import new_id, now_ms
 from cierzo.store.backup import FILES
 from cierzo.store.db import Database
@@ -152,7 +152,8 @@ class FileStore:
         self._database = database
         self.folder = data_dir / FILES
         self.transit = data_dir / "files-in-transit"
-        for folder in (self.folder, self.transit):
+        self._locks = data_dir / "locks"
+        for folder in (self.folder, self.transit, self._locks):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
 
@@ -202,13 +203,33 @@ class FileStore:
         return self._database.read(work)
 
     def open(self, record: FileRecord) -> BinaryIO:
-        """Its bytes, readable to the end even if it is deleted. Raises StoreNotFoundError."""
+        """Its bytes, readable to the end even if it is deleted. Raises StoreNotFoundError,
+        StoreUnavailableError."""
         for folder in (self.folder, self.transit, self.folder):  # it may move just now
             try:
                 return open(folder / record.id, "rb")
             except FileNotFoundError:
                 continue
-        raise _missing(record.id)
+        if self.find(record.id) is None:
+            raise _missing(record.id)
+        raise StoreUnavailableError(
+            f"the bytes of file {record.id} are not in this server's data folder; servers on one"
+            " database share one folder (--data)"
+        )
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Whether nobody else on this data folder, in any process, holds that name meanwhile.
+
+        The lock is the system's: it ends with its process, however that ends.
+        """
+        with open(self._locks / name, "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def delete(self, record: FileRecord) -> None:
         """Its row, then its bytes; both are gone when this returns. Raises StoreNotFoundError,

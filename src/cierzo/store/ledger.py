@@ -99,13 +99,15 @@ def find(database: Database, request_id: str) -> UsageRecord | None:
     return None if row is None else UsageRecord(**row._mapping)
 
 
-def is_charged(status: str, completion_tokens: int) -> bool:
-    """Not what failed, which was our fault, nor what was given up before its first token."""
-    return status == "ok" or (status == "aborted" and completion_tokens > 0)
+def is_charged(status: str, completion_tokens: int, *, is_batch: bool) -> bool:
+    """Not what failed, which was our fault, nor what was given up before anybody got a token, as
+    is every line that was cut off with its batch job."""
+    return status == "ok" or (status == "aborted" and completion_tokens > 0 and not is_batch)
 
 
 _IS_CHARGED = or_(
-    _columns.status == "ok", (_columns.status == "aborted") & (_columns.completion_tokens > 0)
+    _columns.status == "ok",
+    (_columns.status == "aborted") & (_columns.completion_tokens > 0) & ~_columns.is_batch,
 )
 
 

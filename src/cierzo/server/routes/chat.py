@@ -25,7 +25,7 @@ async def create_chat_completion(request: Request) -> Response:
     )
     guardrails = None
     if body.guardrails:
-        check = GuardrailCheck(request.app.state, request.state.caller, request_id)
+        check = GuardrailCheck(request)
         work = check.run(body.guardrails, body.messages)
         guardrails = await sse.run_until_disconnect(work, request.receive)
     answer = Answer(metered, body.model, prepared, metrics, guardrails)
