@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cierzo.errors import StoreFullError, StoreNotFoundError
+from cierzo.errors import StoreFullError, StoreNotFoundError, StoreUnavailableError
 from cierzo.ids import now_ms
 from cierzo.store.db import Database
 from cierzo.store.files import INTERNAL, FileRecord, FileStore, Filter
@@ -115,6 +115,25 @@ def test_a_start_leaves_what_another_server_writes(database: Database, tmp_path:
         store.keep(incoming, made)
     with store.open(made) as file:
         assert file.read() == b"data"
+
+
+def test_bytes_that_lie_in_another_servers_folder(database: Database, tmp_path: Path) -> None:
+    """Such a file is not gone: whoever has its folder can answer."""
+    made = put(FileStore(database, tmp_path / "one"))
+    other = FileStore(database, tmp_path / "other")
+    with pytest.raises(StoreUnavailableError, match="share one folder"):
+        other.open(made)
+    other.delete(made)
+    with pytest.raises(StoreNotFoundError):
+        other.open(made)
+
+
+def test_a_claim_is_ones_alone(database: Database, tmp_path: Path) -> None:
+    store, other = FileStore(database, tmp_path), FileStore(database, tmp_path)
+    with store.claim("a") as is_ours, other.claim("a") as is_theirs, other.claim("b") as is_free:
+        assert (is_ours, is_theirs, is_free) == (True, False, True)
+    with other.claim("a") as is_theirs:
+        assert is_theirs
 
 
 def test_the_files_of_another_database_are_left_alone(tmp_path: Path, database: Database) -> None:

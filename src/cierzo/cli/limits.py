@@ -53,7 +53,7 @@ def _flags(
 
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
     """The command with a flag for each limit, of which it is given one argument, `limits`."""
-    names = {"Limits": object}  # as long as nothing runs, it is imported for type checkers only
+    names = {"Limits": object}  # commands import it for type checkers only: --help is quick
     flags = inspect.signature(_flags, eval_str=True, locals=names).parameters
     own = inspect.signature(command, eval_str=True, locals=names)
     shown = {name: one for name, one in own.parameters.items() if name != "limits"} | flags

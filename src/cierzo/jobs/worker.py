@@ -92,10 +92,9 @@ class _Worker:
             if job is None:  # another server was faster
                 return
             status, errors = await self._outcome(job, cut_off)
-            while not await asyncio.to_thread(
-                end_job, database, self._store, job, status, errors
-            ) and await self._unfinished(job_id):
-                continue  # a line came on its way
+            end = partial(end_job, database, self._store, job, status, errors)
+            while await self._unfinished(job_id) and not await asyncio.to_thread(end):
+                continue  # a line came meanwhile
             rows = [row for asked in cut_off.values() for row in asked.rows]
             await database.in_thread(batch_jobs.record_cut_off, database, job_id, rows)
         except StoreUnavailableError as error:
