@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         description="Refuse request fields that Mistral's API does not have, instead of ignoring"
         " them.",
     )
+    transcript_days: int | None = Field(
+        None,
+        ge=1,
+        le=3650,
+        description="Days for which prompts and answers are kept, for admin keys to read; unset:"
+        " they are not stored.",
+    )
     max_model_len: int | None = Field(
         None,
         ge=1,

@@ -47,6 +47,7 @@ def serve(
     speculation: options.Speculation = None,
     strict: options.Strict = None,
     allow_remote: options.AllowRemote = None,
+    transcript_days: options.TranscriptDays = None,
     home: options.Home = None,
     data: options.Data = None,
     database_url: options.DatabaseUrl = None,
@@ -67,6 +68,7 @@ def serve(
         speculation=speculation,
         strict=strict,
         allow_remote=allow_remote,
+        transcript_days=transcript_days,
         home=home,
         data=data,
         database_url=database_url,
@@ -75,12 +77,13 @@ def serve(
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that left
     named = name_models(models)
     from cierzo.server.run import bind
-    from cierzo.store import api_keys
+    from cierzo.store import api_keys, transcripts
 
     # What can be refused at once is refused before gigabytes are fetched, packed and loaded.
     with store_of(settings) as database:
         has_keys = api_keys.any_exists(database)
         check_reach(settings.host, settings.allow_remote, has_keys)
+        transcripts.delete_expired(database)
         with bind(settings.host, settings.port) as listener:
             if not has_keys:
                 err.print(f"no API keys yet: open to all {_who_reaches(settings.host)}")
@@ -164,6 +167,7 @@ def _serve_on(
             err.print(f"{model_id} loaded in {time.perf_counter() - started:.1f} s")
         config = ServerConfig(
             strict_fields=settings.strict,
+            transcript_days=settings.transcript_days,
             max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
         )
         files = FileStore(database, settings.data)

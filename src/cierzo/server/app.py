@@ -79,6 +79,7 @@ from cierzo.server.schemas.files import (
 from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.server.transcripts import TranscriptMiddleware
 from cierzo.store import Database
 from cierzo.store.files import FileStore
 
@@ -89,6 +90,7 @@ MIDDLEWARE = (
     Middleware(MetricsMiddleware),
     Middleware(RequestIdMiddleware),
     Middleware(OriginMiddleware),
+    Middleware(TranscriptMiddleware),
     Middleware(MeteringMiddleware),
     Middleware(
         CORSMiddleware,
@@ -190,6 +192,13 @@ ADMIN_ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/admin/prices", admin.list_prices, "server", answer=wire.PriceList),
     Route(
         "POST", "/v1/admin/prices", admin.set_price, "server", wire.SetPriceRequest, wire.PriceList
+    ),
+    Route(
+        "GET",
+        "/v1/admin/transcripts/{request_id}",
+        admin.retrieve_transcript,
+        "admin",
+        answer=wire.TranscriptBody,
     ),
     Route("GET", "/v1/admin/usage", admin.report_usage, "admin", answer=wire.UsageReport),
 )

@@ -11,7 +11,8 @@ class ServerConfig:
 
     `ping_interval_s` is the longest silence on a stream. On shutdown, running requests
     have `drain_s` to finish before they are cut off. Of one workspace at most
-    `max_open_per_workspace` requests run and wait at once (None: no such bound).
+    `max_open_per_workspace` requests run and wait at once (None: no such bound). Prompts and
+    answers are kept for `transcript_days` (None: not stored).
     """
 
     strict_fields: bool = False
@@ -20,3 +21,4 @@ class ServerConfig:
     ping_interval_s: float = 10.0
     drain_s: float = 30.0
     max_open_per_workspace: int | None = None
+    transcript_days: int | None = None

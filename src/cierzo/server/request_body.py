@@ -53,8 +53,11 @@ def _parse_request(
 
 
 async def read_body(request: Request, parse: Callable[[bytes], Parsed], max_bytes: int) -> Parsed:
-    """What `parse` makes of the body. Raises what `parse` does, and HTTPException (408, 413)."""
-    data = await _read_bytes(request, max_bytes)
+    """What `parse` makes of the body, which the request's state keeps meanwhile.
+
+    Raises what `parse` does, and HTTPException (408, 413).
+    """
+    data = request.state.body = await _read_bytes(request, max_bytes)
     if len(data) > OFF_LOOP_BYTES:
         return await asyncio.to_thread(parse, data)
     return parse(data)

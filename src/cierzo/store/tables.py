@@ -127,6 +127,18 @@ prices = Table(
     Column("batch_percent", Integer, nullable=False),
 )
 
+transcripts = Table(
+    "transcripts",
+    metadata,
+    Column("request_id", _ID, primary_key=True),
+    Column("workspace_id", _ID, ForeignKey("workspaces.id"), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False, index=True),
+    Column("request", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+"""What was asked and answered, where the operator keeps it."""
+
 files = Table(
     "files",
     metadata,

@@ -22,7 +22,7 @@ from cierzo.server.error_responses import json_response
 from cierzo.server.query import whole_number
 from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas import admin as wire
-from cierzo.store import Database, api_keys, ledger, organisations, pricing, workspaces
+from cierzo.store import Database, api_keys, ledger, organisations, pricing, transcripts, workspaces
 from cierzo.store.api_keys import ApiKey
 from cierzo.store.ledger import By, Period, UsageSum
 from cierzo.store.limits import Limits
@@ -205,6 +205,20 @@ async def report_usage(request: Request) -> Response:
         data=[_usage(line, by) for line in lines],
     )
     return _json(report)
+
+
+async def retrieve_transcript(request: Request) -> Response:
+    database, request_id = _database(request), request.path_params["request_id"]
+    found = await database.in_thread(transcripts.find, database, request_id, _administered(request))
+    body = wire.TranscriptBody(
+        request_id=found.request_id,
+        workspace_id=found.workspace_id,
+        created_at=_iso(found.created_at_ms),
+        expires_at=_iso(found.expires_at_ms),
+        request=found.request.decode(errors="replace"),
+        answer=found.answer.decode(errors="replace"),
+    )
+    return _json(body)
 
 
 def _database(request: Request) -> Database:

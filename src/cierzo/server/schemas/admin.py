@@ -156,6 +156,17 @@ class PriceList(BaseModel):
     data: list[PriceBody]
 
 
+class TranscriptBody(BaseModel):
+    """What was asked and answered; a stream's answer is its events."""
+
+    request_id: str
+    workspace_id: str
+    created_at: str
+    expires_at: str
+    request: str
+    answer: str
+
+
 class UsageLine(BaseModel):
     """One group's sum; `group` has what `by` asked for."""
 
