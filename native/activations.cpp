@@ -8,10 +8,10 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-// Groups of a chunk of tiles. Two panels of weights of that depth (18 KB) stay in L1 while blocks
-// of rows, as deep, stream past; with deeper chunks they do not, with flatter ones the partial sums
-// come and go more often.
-constexpr int64_t kMaxChunkGroups = 9;
+// Groups of a chunk of tiles. Two panels of weights of that depth stay in L1 (36 KB of 48) while
+// blocks of rows, as deep, stream past it; with flatter chunks the partial sums come and go more
+// often. Where rows are few, the next chunk's weights are made there meanwhile.
+constexpr int64_t kMaxChunkGroups = 18, kFewRowsChunkGroups = 9;
 
 constexpr bool is_symmetric(WeightFormat format) {
     return format == WeightFormat::kInt4 || format == WeightFormat::kInt8;
@@ -56,7 +56,8 @@ Activations::Activations(WeightFormat format, int64_t rows, int64_t n_in)
     // A single block is as high as it has rows, so that the one row of a decode step stays
     // contiguous; AMX reads 16 rows whatever they hold.
     pitch_ = rows >= kBlockRows || use_amx(rows) || is_tiled() ? kBlockRows : int(rows);
-    num_chunks_ = (groups_ + kMaxChunkGroups - 1) / kMaxChunkGroups;
+    const int64_t chunk = num_blocks() <= kFewBlocks ? kFewRowsChunkGroups : kMaxChunkGroups;
+    num_chunks_ = (groups_ + chunk - 1) / chunk;
 }
 
 int64_t Activations::block_value_nbytes() const {

@@ -25,6 +25,12 @@ inline void tile_load(const void* p, int64_t stride_nbytes) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride_nbytes), "i"(kTile)
                  : "memory");
 }
+// The same past L1, for what streams by: what lies in L1 stays there.
+template <int kTile>
+inline void tile_load_past_l1(const void* p, int64_t stride_nbytes) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride_nbytes), "i"(kTile)
+                 : "memory");
+}
 template <int kTile>
 inline void tile_store(void* p, int64_t stride_nbytes) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(p), "r"(stride_nbytes), "i"(kTile)

@@ -64,6 +64,8 @@ void bind_machine(nb::module_& m) {
 }  // namespace cierzo
 
 NB_MODULE(_native, m) {
+    // A model that is kept until the interpreter ends is nobody's mistake.
+    nb::set_leak_warnings(false);
     cierzo::bind_tensor(m);
     cierzo::bind_machine(m);
     cierzo::bind_matmul(m);

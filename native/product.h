@@ -36,6 +36,9 @@ class TileScope {  // the other instruction sets have no tiles to configure
 };
 #endif
 
+// So many blocks of rows or fewer are few: making the weights bf16 takes as long as their products.
+inline constexpr int64_t kFewBlocks = 8;
+
 // One block of prepared rows: a view into its Activations' memory.
 struct Block {
     uint8_t* values;  // [groups][pitch][32], int8; or float where the rows are bf16
@@ -74,6 +77,7 @@ class Activations {
     // blocks that were 4096 inputs apart would compete for the same few lines of each cache.
     bool is_tiled() const { return kHasTiles && format_ == WeightFormat::kBf16; }
     int64_t num_chunks() const { return num_chunks_; }
+    int64_t max_chunk_groups() const { return (groups_ + num_chunks_ - 1) / num_chunks_; }
     int64_t chunk_begin(int64_t chunk) const { return groups_ * chunk / num_chunks_; }
     // The first tile of one block in one chunk; the chunk's other groups follow.
     uint8_t* tiles(int64_t chunk, int64_t block) const;
@@ -106,11 +110,43 @@ class Activations {
 void panel_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
                     const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels);
 
-// The same for tiled rows and one or two panels, over the groups of chunks [chunk_begin, chunk_end)
-// only: they are added to `sums` unless the first chunk is among them.
-void tile_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
-                   const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels,
-                   int64_t chunk_begin, int64_t chunk_end);
+// The same for tiled rows, two panels at a time (or the last one alone): one unit's walk over its
+// panels, which knows what comes next and has it ready. Call inside a TileScope.
+class TileProducts {
+  public:
+    TileProducts(const Activations& x, int64_t block_begin, int64_t block_end,
+                 const PackedWeight& weight, int64_t expert, int64_t panel_begin,
+                 int64_t panel_end);
+
+    // Over the groups of chunks [chunk_begin, chunk_end) only: they are added to `sums` unless the
+    // first chunk is among them. To be called for every second panel in order, and again from the
+    // first panel on for the chunks after these.
+    void multiply(float* sums, int64_t panel, int64_t chunk_begin, int64_t chunk_end);
+
+  private:
+    // One chunk of two panels of weights.
+    struct Place {
+        int64_t panel, chunk;
+        bool operator==(const Place&) const = default;
+    };
+    static constexpr Place kNowhere{-1, -1};
+
+    int64_t groups_of(Place at) const {
+        return x_.chunk_begin(at.chunk + 1) - x_.chunk_begin(at.chunk);
+    }
+    int64_t num_panels(Place at) const { return panel_end_ - at.panel < 2 ? 1 : 2; }
+    // Where the walk goes on; kNowhere at its end.
+    Place after(Place here, int64_t chunk_begin, int64_t chunk_end) const;
+    const uint8_t* packed(Place at, int64_t panel) const;
+    void make(Place at, uint8_t* tiles) const;
+
+    const Activations& x_;
+    int64_t block_begin_, num_blocks_;
+    const PackedWeight& weight_;
+    int64_t expert_, panel_begin_, panel_end_;
+    uint8_t* tiles_[2];      // made bf16: of this chunk and, where rows are few, of the next
+    Place made_ = kNowhere;  // what lies in tiles_[0]
+};
 
 // The inner families, for panel_products.
 void int_panel(float* sums, int64_t panel_pitch, const Activations& x, int64_t block_begin,

@@ -64,14 +64,15 @@ struct Sums {
     const float* at(int64_t p, int64_t r) const { return sums + p * pitch + r * kPanel; }
 };
 
-// Prepared rows that are walked together by a panel stay in half of L2 (2 MB on the machines with
-// AMX): each panel reads all of them again.
-inline constexpr int64_t kRowsNbytes = 1 << 20;
+// Prepared rows that are walked together by a panel stay in L2 beside as many bytes of sums (2 MB
+// on the machines with AMX, of which a good 1.3 keep their speed): each panel reads all of them
+// again.
+inline constexpr int64_t kRowsNbytes = 640 << 10;
 // Weights of one unit where few rows make a product bound by memory: some 2 us of streaming, so
 // that the last unit's wait stays small.
 inline constexpr int64_t kUnitNbytes = 64 << 10;
-// Tiled rows are walked in passes over some of their groups, so that those stay in half of L2; more
-// rows than this would leave each pass too few groups, and their sums too little of the other half.
+// Tiled rows are walked in passes over some of their groups, so that those stay in L2; more rows
+// than this would leave each pass too few groups, and their sums too little room.
 inline constexpr int64_t kMaxTiledBlocks = 32;
 
 struct UnitPlan {
@@ -99,7 +100,7 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
     return {row_blocks, even};
 }
 
-// How often a unit walks its panels: each time with as many groups as leave its rows in half of L2.
+// How often a unit walks its panels: each time with as many groups as leave its rows in L2.
 inline int64_t num_passes(const Activations& x, int64_t num_blocks) {
     const int64_t nbytes = num_blocks * x.num_groups() * tile_nbytes(WeightFormat::kBf16);
     const int64_t passes = (nbytes + kRowsNbytes - 1) / kRowsNbytes;
@@ -117,7 +118,7 @@ inline UnitPlan plan_tiled_units(const Job* jobs, int64_t num_jobs, const Packed
     int64_t num_ranges = 0;
     for (int64_t j = 0; j < num_jobs; ++j)
         num_ranges += (jobs[j].x.num_blocks() + row_blocks - 1) / row_blocks;
-    // Between passes the sums of all panels wait in the other half of L2.
+    // Between passes the sums of all panels wait in L2, too.
     const int64_t sums_nbytes = row_blocks * kBlockRows * kPanel * int64_t(sizeof(float));
     const int64_t cap = num_passes(jobs[0].x, row_blocks) > 1 ? kRowsNbytes / sums_nbytes : 64;
     // Of the even sizes that make 2 to 8 units a thread the one that ends first, then the largest.
@@ -260,14 +261,15 @@ void multiply_tiled_unit(const Unit& unit, const PackedWeight& weight, const Epi
     float* sums =
         scratch_array<float>(ScratchSlot::kAccumulators,
                              (passes > 1 ? unit.panel_end - unit.panel_begin : 2) * unit.pitch());
+    TileProducts products(x, unit.block_begin, unit.block_end, weight, unit.job->expert,
+                          unit.panel_begin, unit.panel_end);
     for (int64_t pass = 0; pass < passes; ++pass) {
         const int64_t chunk_begin = x.num_chunks() * pass / passes;
         const int64_t chunk_end = x.num_chunks() * (pass + 1) / passes;
         for (int64_t p = unit.panel_begin; p < unit.panel_end; p += 2) {
             const int64_t panels = unit.panel_end - p < 2 ? unit.panel_end - p : 2;
             float* of_panels = sums + (p - unit.panel_begin) * pitch;
-            tile_products(of_panels, x, unit.block_begin, unit.block_end, weight, unit.job->expert,
-                          p, panels, chunk_begin, chunk_end);
+            products.multiply(of_panels, p, chunk_begin, chunk_end);
             if (pass + 1 == passes) epilogue(unit.sums(of_panels, p, panels));
         }
     }

@@ -2,8 +2,11 @@
 //
 // Two blocks of rows times two panels stay in result tiles 0-3 while a chunk of groups goes by, so
 // that each loaded tile is used twice; between chunks the sums wait in memory. The weights of a
-// chunk stay in L1 and the rows stream past from L2, whose bandwidth is the limit: see
-// docs/experiments.md.
+// chunk stay in L1 and the rows stream past it from L2, whose bandwidth is the limit. Few rows are
+// limited by making the weights bf16, which is then done for the next chunk beside the products of
+// this one: see docs/experiments.md.
+#include <utility>
+
 #include "dequantize.h"
 #include "product.h"
 #include "scratch.h"
@@ -25,21 +28,45 @@ struct Chunk {
     int64_t groups;
 };
 
-// Asks for the weights of the next chunk, a few lines with every group of this one: all at once
-// they would wait for each other.
-struct Prefetch {
-    const uint8_t* panels[2];  // as they are packed
-    int64_t nbytes;            // of each
-    int64_t step;              // of each, with every group
-    int64_t position = 0;
+// What is done for the weights of later chunks with every group of this one, a little each time.
+class Ahead {
+  public:
+    Ahead(WeightFormat format, int64_t num_steps) : format_(format), num_steps_(num_steps) {}
+    // A panel: some groups at `packed` become `tiles` (null: none do), and as many at `asked` (may
+    // be null) are asked for.
+    void add(int64_t groups, const uint8_t* packed, uint8_t* tiles, const uint8_t* asked) {
+        panels_[num_panels_++] = {packed, tiles, asked};
+        groups_ = groups;
+    }
 
     void next() {
-        if (position >= nbytes) return;
-        for (int64_t end = position + step; position < end; position += 64) {
-            prefetch(panels[0] + position);
-            prefetch(panels[1] + position);
-        }
+        for (due_ += num_panels_ * groups_; due_ >= num_steps_; due_ -= num_steps_) one_group();
     }
+
+  private:
+    struct Panel {
+        const uint8_t* packed;
+        uint8_t* tiles;
+        const uint8_t* asked;
+    };
+
+    void one_group() {
+        const Panel& panel = panels_[done_ / groups_];
+        const int64_t group = done_++ % groups_, nbytes = tile_nbytes(format_);
+        if (panel.asked != nullptr)
+            for (int64_t i = 0; i < nbytes; i += 64) prefetch_far(panel.asked + group * nbytes + i);
+        if (panel.tiles != nullptr)
+            dequantize_tiles(panel.tiles + group * kTileNbytes, format_,
+                             panel.packed + group * nbytes, 1);
+    }
+
+    WeightFormat format_;
+    int64_t num_steps_;
+    Panel panels_[2];
+    int64_t num_panels_ = 0;
+    int64_t groups_ = 0;
+    int64_t due_ = 0;   // groups, times steps
+    int64_t done_ = 0;  // groups, of one panel after the other
 };
 
 // Result tile kTile passes from one place in memory to the next: kTile % 2 counts panels, kTile / 2
@@ -68,7 +95,7 @@ template <int kBlocks, int kPanels, bool kTurn>
 inline void group_products(const Chunk& chunk, const uint8_t* rows, int64_t group,
                            const Turn& turn) {
     const int64_t offset = group * kTileNbytes;
-    tile_load<4>(rows + offset, 64);
+    tile_load_past_l1<4>(rows + offset, 64);
     tile_load<6>(chunk.weights[0] + offset, 64);
     if constexpr (kTurn) turn.take<0>();
     tile_dot_bf16<0, 4, 6>();
@@ -78,7 +105,7 @@ inline void group_products(const Chunk& chunk, const uint8_t* rows, int64_t grou
         tile_dot_bf16<1, 4, 7>();
     }
     if constexpr (kBlocks == 2) {
-        tile_load<5>(rows + chunk.groups * kTileNbytes + offset, 64);
+        tile_load_past_l1<5>(rows + chunk.groups * kTileNbytes + offset, 64);
         if constexpr (kTurn) turn.take<2>();
         tile_dot_bf16<2, 5, 6>();
         if constexpr (kPanels == 2) {
@@ -98,7 +125,7 @@ void store_results(float* sums, int64_t panel_pitch) {
 }
 
 template <int kPanels>
-void chunk_products(float* sums, int64_t panel_pitch, const Chunk& chunk, Prefetch prefetch,
+void chunk_products(float* sums, int64_t panel_pitch, const Chunk& chunk, Ahead ahead,
                     int64_t num_blocks, bool from_zero) {
     const int64_t block_nbytes = chunk.groups * kTileNbytes;
     Turn turn{nullptr, sums, panel_pitch, from_zero};
@@ -106,10 +133,10 @@ void chunk_products(float* sums, int64_t panel_pitch, const Chunk& chunk, Prefet
     for (; b + 2 <= num_blocks; b += 2) {
         const uint8_t* rows = chunk.rows + b * block_nbytes;
         group_products<2, kPanels, true>(chunk, rows, 0, turn);
-        prefetch.next();
+        ahead.next();
         for (int64_t g = 1; g < chunk.groups; ++g) {
             group_products<2, kPanels, false>(chunk, rows, g, turn);
-            prefetch.next();
+            ahead.next();
         }
         turn.done = turn.next;
         turn.next += 2 * kBlockFloats;
@@ -119,47 +146,72 @@ void chunk_products(float* sums, int64_t panel_pitch, const Chunk& chunk, Prefet
     turn.done = nullptr;
     const uint8_t* rows = chunk.rows + b * block_nbytes;
     group_products<1, kPanels, true>(chunk, rows, 0, turn);
-    prefetch.next();
+    ahead.next();
     for (int64_t g = 1; g < chunk.groups; ++g) {
         group_products<1, kPanels, false>(chunk, rows, g, turn);
-        prefetch.next();
+        ahead.next();
     }
     store_results<1, kPanels>(turn.next, panel_pitch);
 }
 
 }  // namespace
 
-void tile_products(float* sums, const Activations& x, int64_t block_begin, int64_t block_end,
-                   const PackedWeight& weight, int64_t expert, int64_t panel, int64_t num_panels,
-                   int64_t chunk_begin, int64_t chunk_end) {
-    const int64_t num_blocks = block_end - block_begin;
-    const int64_t packed_nbytes = tile_nbytes(weight.format);
-    const bool is_bf16 = weight.format == WeightFormat::kBf16;
-    const auto packed = [&](int64_t c, int64_t p) {
-        return weight.panel(expert, p) + x.chunk_begin(c) * packed_nbytes;
-    };
+TileProducts::TileProducts(const Activations& x, int64_t block_begin, int64_t block_end,
+                           const PackedWeight& weight, int64_t expert, int64_t panel_begin,
+                           int64_t panel_end)
+    : x_(x),
+      block_begin_(block_begin),
+      num_blocks_(block_end - block_begin),
+      weight_(weight),
+      expert_(expert),
+      panel_begin_(panel_begin),
+      panel_end_(panel_end) {
+    const int64_t nbytes = 2 * x.max_chunk_groups() * kTileNbytes;
+    tiles_[0] = scratch_array<uint8_t>(ScratchSlot::kDequantized, 2 * nbytes);
+    tiles_[1] = tiles_[0] + nbytes;
+}
+
+const uint8_t* TileProducts::packed(Place at, int64_t panel) const {
+    return weight_.panel(expert_, at.panel + panel) +
+           x_.chunk_begin(at.chunk) * tile_nbytes(weight_.format);
+}
+
+void TileProducts::make(Place at, uint8_t* tiles) const {
+    for (int64_t p = 0; p < num_panels(at); ++p)
+        dequantize_tiles(tiles + p * groups_of(at) * kTileNbytes, weight_.format, packed(at, p),
+                         groups_of(at));
+}
+
+TileProducts::Place TileProducts::after(Place here, int64_t chunk_begin, int64_t chunk_end) const {
+    if (here.chunk + 1 < chunk_end) return {here.panel, here.chunk + 1};
+    if (here.panel + 2 < panel_end_) return {here.panel + 2, chunk_begin};
+    if (chunk_end < x_.num_chunks()) return {panel_begin_, chunk_end};
+    return kNowhere;
+}
+
+void TileProducts::multiply(float* sums, int64_t panel, int64_t chunk_begin, int64_t chunk_end) {
+    const bool is_bf16 = weight_.format == WeightFormat::kBf16;
+    const bool makes_ahead = !is_bf16 && num_blocks_ <= kFewBlocks;
     for (int64_t c = chunk_begin; c < chunk_end; ++c) {
-        const int64_t groups = x.chunk_begin(c + 1) - x.chunk_begin(c);
-        Chunk chunk{x.tiles(c, block_begin), {}, groups};
-        uint8_t* made = nullptr;
-        if (!is_bf16)
-            made = scratch_array<uint8_t>(ScratchSlot::kDequantized, 2 * groups * kTileNbytes);
-        for (int64_t p = 0; p < num_panels; ++p) {
-            chunk.weights[p] = is_bf16 ? packed(c, panel + p) : made + p * groups * kTileNbytes;
-            if (!is_bf16)
-                dequantize_tiles(made + p * groups * kTileNbytes, weight.format,
-                                 packed(c, panel + p), groups);
-        }
-        // After a pass the next panels' come; past the last panel any address will do.
-        const bool last = c + 1 == chunk_end;
-        const int64_t next = last ? chunk_begin : c + 1, next_panel = last ? panel + 2 : panel;
-        const int64_t nbytes = groups * packed_nbytes;
-        const int64_t steps = (num_blocks + 1) / 2 * groups;
-        const Prefetch prefetch{{packed(next, next_panel), packed(next, next_panel + 1)},
-                                nbytes,
-                                round_up((nbytes + steps - 1) / steps, 64)};
-        const auto products = num_panels == 2 ? chunk_products<2> : chunk_products<1>;
-        products(sums, num_blocks * kBlockFloats, chunk, prefetch, num_blocks, c == 0);
+        const Place here{panel, c}, next = after(here, chunk_begin, chunk_end);
+        const int64_t groups = groups_of(here);
+        if (!is_bf16 && made_ != here) make(here, tiles_[0]);
+        Chunk chunk{x_.tiles(c, block_begin_), {}, groups};
+        for (int64_t p = 0; p < num_panels(here); ++p)
+            chunk.weights[p] = is_bf16 ? packed(here, p) : tiles_[0] + p * groups * kTileNbytes;
+
+        Ahead ahead(weight_.format, (num_blocks_ + 1) / 2 * groups);
+        const Place asked =
+            makes_ahead && next != kNowhere ? after(next, chunk_begin, chunk_end) : next;
+        for (int64_t p = 0; next != kNowhere && p < num_panels(next); ++p)
+            ahead.add(groups_of(next), packed(next, p),
+                      makes_ahead ? tiles_[1] + p * groups_of(next) * kTileNbytes : nullptr,
+                      asked != kNowhere ? packed(asked, p) : nullptr);
+        const auto products = num_panels(here) == 2 ? chunk_products<2> : chunk_products<1>;
+        products(sums, num_blocks_ * kBlockFloats, chunk, ahead, num_blocks_, c == 0);
+        if (!makes_ahead) continue;
+        std::swap(tiles_[0], tiles_[1]);
+        made_ = next;
     }
 }
 
