@@ -20,17 +20,6 @@ constexpr float kNever = -std::numeric_limits<float>::infinity();
 // Read in place of keys and values that are not held.
 alignas(64) constexpr uint16_t kNothing[kBlockSize * kMaxHeadDim] = {};
 
-// 2^x to 1e-4, a twentieth of the rounding of weights to bf16; 0 below -127, x at most 127.
-f32x16 exp2_short(f32x16 x) {
-    const f32x16 n = round_half_even(x);
-    const f32x16 f = x - n;
-    f32x16 p = f32x16::broadcast(0.0550089329f);
-    p = fma(p, f, f32x16::broadcast(0.242210969f));
-    p = fma(p, f, f32x16::broadcast(0.693282902f));
-    p = fma(p, f, f32x16::broadcast(1.0f));
-    return times_exp2(p, n);
-}
-
 // f(row of the unit, query of the sequence, where its row lies in q and out), without a division
 // per row.
 template <class F>

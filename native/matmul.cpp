@@ -53,11 +53,14 @@ void store_sums(float* out, int64_t n_out, const Sums& sums, bool accumulate) {
 }
 
 void store_swiglu(float* out, int64_t hidden, const Sums& sums) {
+    const bool is_bf16 = sums.job->x.format() == WeightFormat::kBf16;
     for (int64_t r = 0; r < sums.num_rows; ++r) {
         for (int64_t p = 0; p < sums.num_panels; p += 2) {
             const int64_t column = (sums.panel + p) / 2 * kPanel;
             float* to = out + (sums.row + r) * hidden + column;
-            const f32x16 v = silu(f32x16::load(sums.at(p, r))) * f32x16::load(sums.at(p + 1, r));
+            const f32x16 gate = f32x16::load(sums.at(p, r));
+            const f32x16 v =
+                (is_bf16 ? silu_short(gate) : silu(gate)) * f32x16::load(sums.at(p + 1, r));
             if (hidden - column >= kPanel)
                 v.store(to);
             else
@@ -81,7 +84,8 @@ void store_swiglu_tiles(const Job& down, const Sums& sums) {
             if (r % kBlockRows == 0)
                 to = reinterpret_cast<uint16_t*>(x.tile(group, (first + r) / kBlockRows)) +
                      half * kPanel;
-            const f32x16 v = silu(f32x16::load(sums.at(p, r))) * f32x16::load(sums.at(p + 1, r));
+            const f32x16 gate = f32x16::load(sums.at(p, r)), up = f32x16::load(sums.at(p + 1, r));
+            const f32x16 v = silu_short(gate) * up;
             if (n == kPanel) {
                 store_bf16_flushed(to, v);
             } else {

@@ -302,7 +302,8 @@ void run_jobs(const Team& team, int sequence, const Job* jobs, int64_t num_jobs,
 
 // out[row, 16 * panel ...] (+)= sums; `out` has n_out columns.
 void store_sums(float* out, int64_t n_out, const Sums& sums, bool accumulate);
-// out[row, 16 * panel / 2 ...] = silu(gate) * up; `out` has `hidden` columns.
+// out[row, 16 * panel / 2 ...] = silu(gate) * up; `out` has `hidden` columns. Rows that were
+// multiplied in bf16, which the next product rounds again, have a shorter silu.
 void store_swiglu(float* out, int64_t hidden, const Sums& sums);
 // The same as rows of `down`, a job that has the rows of the sums' own, where both are tiled: they
 // are prepared then.

@@ -86,6 +86,11 @@ inline f32x16 exp2_int(i32x16 n) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.lo, bias), 23)),
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.hi, bias), 23))};
 }
+inline f32x16 reciprocal_guess(f32x16 a) {
+    const __m256i magic = _mm256_set1_epi32(0x7ef311c7);
+    return {_mm256_castsi256_ps(_mm256_sub_epi32(magic, _mm256_castps_si256(a.lo))),
+            _mm256_castsi256_ps(_mm256_sub_epi32(magic, _mm256_castps_si256(a.hi)))};
+}
 inline void store(int32_t* p, i32x16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);

@@ -74,6 +74,10 @@ inline f32x16 exp2_int(i32x16 n) {
     return {
         _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
 }
+inline f32x16 reciprocal_guess(f32x16 a) {
+    return {_mm512_castsi512_ps(
+        _mm512_sub_epi32(_mm512_set1_epi32(0x7ef311c7), _mm512_castps_si512(a.v)))};
+}
 inline void store(int32_t* p, i32x16 a) {
     _mm512_storeu_si512(p, a.v);
 }

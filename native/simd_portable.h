@@ -101,6 +101,16 @@ inline f32x16 exp2_int(i32x16 n) {
         return f;
     });
 }
+inline f32x16 reciprocal_guess(f32x16 a) {
+    return map_lanes([&](int i) {
+        uint32_t bits;
+        std::memcpy(&bits, &a.v[i], 4);
+        bits = 0x7ef311c7u - bits;
+        float f;
+        std::memcpy(&f, &bits, 4);
+        return f;
+    });
+}
 inline void store(int32_t* p, i32x16 a) {
     std::memcpy(p, a.v, sizeof a.v);
 }

@@ -111,7 +111,8 @@ def test_swiglu_matches_its_twin(each_isa: str, rows: int, hidden: int) -> None:
     out = Tensor(3, hidden)
     matmul_swiglu(out, Tensor.from_numpy(x), weight)
     expected = reference.matmul_swiglu(x, numbers, hidden, "bf16")
-    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-4)
+    # Rows multiplied in bf16 have the short silu.
+    np.testing.assert_allclose(out.numpy(), expected, rtol=2e-4, atol=1e-4)
 
 
 def test_swiglu_of_few_rows_is_that_of_many(each_isa: str) -> None:
