@@ -8,11 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
 
 from cierzo import hub, kernels
 from cierzo.errors import HubOfflineError
 from cierzo.settings import load_settings
 from tests.store.postgres import postgres_server
+
+# What a test says must not depend on the machine's speed nor on luck: the only clock is pytest's
+# own limit, which ends what hangs, and generated examples are the same in every run.
+DEFAULT_TIMEOUT_CONFIG.__init__(None)  # type: ignore[misc]
+settings.register_profile(
+    "certain",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("certain")
 
 
 def pytest_configure(config: pytest.Config) -> None:

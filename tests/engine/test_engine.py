@@ -50,7 +50,7 @@ class GatedModel(FakeModel):
 
     def forward(self, step: StepArrays, kv_cache: Any, logits_rows: NDArray[np.int32]) -> Tensor:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(120)
         return super().forward(step, kv_cache, logits_rows)
 
 
@@ -144,9 +144,9 @@ def test_closing_ends_another_threads_reading() -> None:
         read: list[TokenEvent] = []
         reader = Thread(target=lambda: read.extend(stream))
         reader.start()
-        assert model.entered.wait(5)
+        assert model.entered.wait(120)
         stream.close()
-        reader.join(5)
+        reader.join(120)
         assert not reader.is_alive() and read == []
         model.gate.set()
 
@@ -174,7 +174,7 @@ def test_requests_on_their_way_into_the_queue_count(monkeypatch: pytest.MonkeyPa
     model.gate.clear()
     with running(model, max_waiting=2, max_running=1) as engine:
         streams = [engine.submit(make_request(prompt_of(5)))]
-        assert model.entered.wait(5)
+        assert model.entered.wait(120)
         streams += [engine.submit(make_request(prompt_of(5))) for _ in range(2)]
         add, errors = engine._core.add, Queue[QueueFullError]()
 
@@ -194,7 +194,7 @@ def test_requests_on_their_way_into_the_queue_count(monkeypatch: pytest.MonkeyPa
         third = Thread(target=submit)
         monkeypatch.setattr(engine._core, "add", add_beside_a_third)
         model.gate.set()
-        assert "2 requests are waiting" in str(errors.get(timeout=5))
+        assert "2 requests are waiting" in str(errors.get(timeout=120))
         model.gate.set()
         for stream in streams:
             assert len(list(stream)) == 20
@@ -205,7 +205,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     model.gate.clear()
     with running(model, max_waiting=2, max_running=1) as engine:
         streams = [engine.submit(make_request(prompt_of(5), ENDLESS))]
-        assert model.entered.wait(5)
+        assert model.entered.wait(120)
         streams += [engine.submit(make_request(prompt_of(5))) for _ in range(2)]
         with pytest.raises(QueueFullError, match="2 requests are waiting.*holds 2") as caught:
             engine.submit(make_request(prompt_of(5)))
@@ -362,7 +362,7 @@ def test_many_threads_that_come_and_go_leave_nothing_behind() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join()
         settle(engine)
         assert wrong == []
         assert engine.stats().num_free_blocks == 24

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
-from tests.server.scripted import Script, ScriptedEngine
+from tests.server.scripted import ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
 from tests.server.test_classifiers import yes
@@ -62,7 +63,7 @@ def server(database: Database, engine: ScriptedEngine) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with httpx.Client(base_url=server.url) as http:
         yield http
 
 
@@ -205,8 +206,15 @@ def test_an_input_that_is_none(client: httpx.Client, data: bytes, fault: str) ->
     assert fault in job["errors"][0]["message"]
 
 
-def slow(request: Any) -> Script:
-    return ["Hel", 0.05, "lo"]
+def hold(engine: ScriptedEngine, after: int = 50) -> threading.Event:
+    """The engine's answers, but for the first, wait for the event."""
+    rest = threading.Event()
+    engine.script = lambda request: [
+        "Hel",
+        *([rest] if len(engine.requests) >= after else ()),
+        "lo",
+    ]
+    return rest
 
 
 def statuses(database: Database, job_id: str) -> Counter[str]:
@@ -220,7 +228,7 @@ def test_cancelling_keeps_what_is_answered(
     client: httpx.Client, engine: ScriptedEngine, database: Database
 ) -> None:
     """And what was cut off has used compute, so it has a row, at no price."""
-    engine.script = slow
+    hold(engine)
     job = create(client, requests=requests(500))
     assert eventually(lambda: job_of(client, job["id"])["completed_requests"] > 0)
     asked = client.post(f"{JOBS}/{job['id']}/cancel").json()
@@ -241,7 +249,7 @@ def test_cancelling_keeps_what_is_answered(
 def test_a_job_that_takes_too_long(
     client: httpx.Client, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.script = slow
+    hold(engine)
     job = create(client, requests=requests(500), timeout_hours=1)
     assert eventually(lambda: job_of(client, job["id"])["completed_requests"] > 0)
     late_ms = now_ms() + 3_600_001
@@ -255,7 +263,7 @@ def test_beside_a_request_that_somebody_waits_for(
     client: httpx.Client, engine: ScriptedEngine
 ) -> None:
     """All lines but one give way at once, and are answered later."""
-    engine.script = lambda request: ["H", 0.4, "i"] if request.params.max_tokens == 7 else slow(0)
+    rest = hold(engine, after=0)
     job = create(client, requests=requests(200))
     assert eventually(lambda: engine.stats().num_running > 20)
     with client.stream("POST", CHAT, json=body(max_tokens=7, stream=True)) as answer:
@@ -265,6 +273,7 @@ def test_beside_a_request_that_somebody_waits_for(
         for _ in range(5):
             assert engine.stats().num_running <= 1 + gate.BUSY_LINES
             time.sleep(0.02)
+        rest.set()
     assert ended(client, job["id"])["succeeded_requests"] == 200
 
 
@@ -282,13 +291,13 @@ def test_jobs_are_their_workspaces_alone(engine: ScriptedEngine, database: Datab
     models = [scripted_model(engine)]
     with live_server(models, database=database, background=run_jobs) as server:
         one, other, third = (
-            httpx.Client(base_url=server.url, headers=bearer(spelling), timeout=20)
+            httpx.Client(base_url=server.url, headers=bearer(spelling))
             for spelling in (keys[0][1], keys[1][1], narrow)
         )
         with one, other, third:
             refused = third.post(JOBS, json={"endpoint": CHAT, "requests": requests(1)})
             check(refused, 403, "forbidden", "may not use chat")
-            engine.script = slow
+            hold(engine)
             job = create(one, requests=requests(300))
             assert other.get(JOBS).json()["total"] == 0
             assert other.get(f"{JOBS}/{job['id']}").status_code == 404
@@ -300,7 +309,7 @@ def test_jobs_are_their_workspaces_alone(engine: ScriptedEngine, database: Datab
             api_keys.revoke(database, keys[0][0].id)
             again = api_keys.create(database, "again", DEFAULT_ID)[1]
             headers = bearer(again)
-            with httpx.Client(base_url=server.url, headers=headers, timeout=20) as later:
+            with httpx.Client(base_url=server.url, headers=headers) as later:
                 over = ended(later, job["id"])
                 assert over["status"] == "FAILED" and "revoked" in over["errors"][0]["message"]
 
@@ -343,7 +352,7 @@ def test_killed_three_times_every_line_is_done_and_charged_once(tmp_path: Path) 
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-            with killed(process), httpx.Client(base_url=url, timeout=20) as client:
+            with killed(process), httpx.Client(base_url=url) as client:
                 if not attempt:
                     job_id = create(client, requests=requests(NUM_LINES))["id"]
                 before = job_of(client, job_id)["completed_requests"]

@@ -251,7 +251,7 @@ def test_processes_that_pack_at_once_do_no_harm(tmp_path: Path) -> None:
     stored = write_huggingface(tmp_path / "m", tiny_model(n_layers=1))
     command = [sys.executable, "-c", _PACK_THRICE, str(tmp_path / "m")]
     workers = [subprocess.Popen(command) for _ in range(3)]
-    assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert_holds(open_packed(tmp_path / "m.auto.cierzo"), stored)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.auto.cierzo"]
 

@@ -65,5 +65,5 @@ def engine(shared_engine: ScriptedEngine) -> ScriptedEngine:
 
 @pytest.fixture
 def client(shared_server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shared_server.url, timeout=20) as http:
+    with httpx.Client(base_url=shared_server.url) as http:
         yield http

@@ -49,10 +49,10 @@ def live_server(
         server = Server(app, listener, lambda host, port: ready.set())
         thread = threading.Thread(target=server.run_bound, daemon=True)
         thread.start()
-        assert ready.wait(20), "the server did not start"
+        assert ready.wait(120), "the server did not start"
         live = LiveServer(f"http://127.0.0.1:{port}", server, thread)
         try:
             yield live
         finally:
             live.stop()
-            thread.join(20)
+            thread.join()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 
@@ -118,8 +119,9 @@ class ByteTextModel:
     def close(self) -> None: ...
 
 
-Script = Sequence[int | str | float | Exception | TokenEvent | Reading]
-"""Texts (a token per byte), single token ids, pauses in seconds (float), an error to raise."""
+Script = Sequence[int | str | float | Event | Exception | TokenEvent | Reading]
+"""Texts (a token per byte), single token ids, pauses in seconds (float) or until an event is set,
+an error to raise."""
 
 
 def reading_of(request: GenerationRequest) -> Reading:
@@ -197,7 +199,7 @@ class ScriptedStream:
         params = self._request.params
         num_tokens = 0
         if self._request.readout is not None and not self._script_reads:
-            pauses = [step for step in self._script if isinstance(step, float)]
+            pauses = [step for step in self._script if isinstance(step, float | Event)]
             self._script = [*pauses, reading_of(self._request)]
         for step in self._script:
             if isinstance(step, Reading):
@@ -205,7 +207,7 @@ class ScriptedStream:
                 await asyncio.sleep(0)
                 yield TokenEvent(0, None, "length", num_cached_tokens=4, reading=step)
                 return
-            if isinstance(step, float):
+            if isinstance(step, float | Event):
                 if await self._outlasts_engine(step):
                     for index in range(params.n):
                         yield TokenEvent(index, None, "error", error="the engine was stopped")
@@ -245,10 +247,12 @@ class ScriptedStream:
             num_cached_tokens=4,
         )
 
-    async def _outlasts_engine(self, seconds: float) -> bool:
+    async def _outlasts_engine(self, pause: float | Event) -> bool:
         """Wait; True when the engine closed meanwhile."""
         waited_s = 0.0
-        while waited_s < seconds and not self._engine.is_closed:
+        while not self._engine.is_closed:
+            if pause.is_set() if isinstance(pause, Event) else waited_s >= pause:
+                return False
             await asyncio.sleep(0.005)
             waited_s += 0.005
-        return self._engine.is_closed
+        return True

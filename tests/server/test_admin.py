@@ -33,7 +33,7 @@ def database() -> Iterator[Database]:
 def admin(database: Database) -> Iterator[httpx.Client]:
     _, spelling = api_keys.create(database, "root", DEFAULT_ID, is_admin=True)
     with live_server([scripted_model(ScriptedEngine())], database=database) as server:
-        with httpx.Client(base_url=server.url, headers=bearer(spelling), timeout=20) as http:
+        with httpx.Client(base_url=server.url, headers=bearer(spelling)) as http:
             yield http
 
 

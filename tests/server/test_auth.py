@@ -44,7 +44,7 @@ def keyed_server(keyed_database: Database, keyed_engine: ScriptedEngine) -> Iter
 
 @pytest.fixture
 def keyed(keyed_server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=keyed_server.url, timeout=20) as http:
+    with httpx.Client(base_url=keyed_server.url) as http:
         yield http
 
 

@@ -36,7 +36,7 @@ def client(llm: LLM) -> Iterator[httpx.Client]:
         max_context_length=llm.max_model_len,
         embedding_dim=llm.config.dim,
     )
-    with live_server([model]) as server, httpx.Client(base_url=server.url, timeout=120) as http:
+    with live_server([model]) as server, httpx.Client(base_url=server.url) as http:
         yield http
 
 

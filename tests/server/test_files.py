@@ -53,7 +53,7 @@ def server(database: Database, store: FileStore) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with httpx.Client(base_url=server.url) as http:
         yield http
 
 

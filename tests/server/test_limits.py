@@ -47,7 +47,7 @@ def limited(
         _, spelling = api_keys.create(database, "ci", DEFAULT_ID, limits=limits)
         models = [scripted_model(engine or ScriptedEngine())]
         with live_server(models, config, database) as server:
-            with httpx.Client(base_url=server.url, headers=bearer(spelling), timeout=20) as client:
+            with httpx.Client(base_url=server.url, headers=bearer(spelling)) as client:
                 yield client, database
 
 
@@ -123,7 +123,8 @@ def test_months_are_the_ledgers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_so_many_at_once() -> None:
-    engine = ScriptedEngine(lambda request: [0.5, "ok"])
+    rest = threading.Event()
+    engine = ScriptedEngine(lambda request: [rest, "ok"])
     with limited(Limits(max_concurrent=1), engine=engine) as (client, _):
         first = threading.Thread(target=client.post, args=(CHAT,), kwargs={"json": body()})
         first.start()
@@ -131,6 +132,7 @@ def test_so_many_at_once() -> None:
         refusal = client.post(CHAT, json=body())
         check(refusal, 429, "rate_limited", "may have 1 requests at once")
         assert refusal.headers["retry-after"] == "1"
+        rest.set()
         first.join()
         engine.script = lambda request: ["ok"]
         for stream in (False, True):  # every end makes room again, also a failed one's
@@ -140,7 +142,8 @@ def test_so_many_at_once() -> None:
 
 
 def test_one_workspace_leaves_places_for_the_others() -> None:
-    engine = ScriptedEngine(lambda request: [0.5, "ok"])
+    rest = threading.Event()
+    engine = ScriptedEngine(lambda request: ["ok" if len(engine.requests) == 3 else rest, "ok"])
     with limited(engine=engine, config=ServerConfig(max_open_per_workspace=3)) as (
         client,
         database,
@@ -157,6 +160,7 @@ def test_one_workspace_leaves_places_for_the_others() -> None:
         refusal = client.post(CHAT, json=body())
         check(refusal, 429, "rate_limited", "has 3 requests here already")
         assert client.post(CHAT, json=body(), headers=bearer(other)).status_code == 200
+        rest.set()
         for thread in flood:
             thread.join()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -45,7 +46,7 @@ from tests.server.live import LiveServer, live_server
 from tests.server.scripted import EOS, ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body, chunks
-from tests.server.test_disconnect import eventually
+from tests.server.test_disconnect import ask_and_leave, eventually
 from tests.store.temporary import temporary_database
 
 
@@ -75,7 +76,7 @@ def engine(metered_engine: ScriptedEngine) -> ScriptedEngine:
 
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with httpx.Client(base_url=server.url) as http:
         yield http
 
 
@@ -91,7 +92,9 @@ def count(database: Database) -> int:
 def test_an_answers_row_is_there_when_the_answer_is(
     client: httpx.Client, database: Database, engine: ScriptedEngine, stream: bool
 ) -> None:
+    started_s = time.monotonic()
     answer = client.post(CHAT, json=body(stream=stream, n=2))
+    took_ms = 1000 * (time.monotonic() - started_s)
     row = row_of(database, answer)
     usage = chunks(answer)[-1]["usage"] if stream else answer.json()["usage"]
     assert row is not None
@@ -103,7 +106,7 @@ def test_an_answers_row_is_there_when_the_answer_is(
     fresh = row.prompt_tokens - 4
     # 1 micro per token in, a tenth for a cached one, 2 per token out; the half goes up.
     assert row.price_micros == (fresh * 10 + 4 + 5) // 10 + 2 * row.completion_tokens
-    assert 0 <= row.duration_ms < 20_000
+    assert 0 <= row.duration_ms <= took_ms + 1
     if not stream:
         assert answer.headers["x-ratelimit-tokens-query-cost"] == str(usage["total_tokens"])
 
@@ -146,8 +149,7 @@ def test_who_leaves_before_the_first_token_pays_nothing(
 ) -> None:
     before = count(database)
     engine.script = lambda request: [60.0, "lo"]
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(server.url + CHAT, json=body(), timeout=0.3)
+    ask_and_leave(server.url + CHAT, body(), lambda: bool(engine.streams))
     assert eventually(lambda: count(database) == before + 1)
     query = select(tables.usage_records).order_by(tables.usage_records.c.request_id.desc())
     newest = database.read(lambda connection: connection.execute(query).first())
@@ -179,7 +181,7 @@ def test_many_at_once_reconcile(
     before = ledger.total(database, Period())
 
     def ask(number: int) -> dict[str, Any]:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url) as client:
             message = {"role": "user", "content": "y" * (number % 50 + 1)}
             stream = bool(number % 2)
             answer = client.post(CHAT, json=body(stream=stream, messages=[message]))
@@ -274,7 +276,7 @@ def test_a_killed_server_has_a_row_for_every_answer(tmp_path: Path) -> None:
             answered[answer.headers["x-request-id"]] = usage
 
     async def ask_until_killed(port: int, process: subprocess.Popen[str]) -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             asks = [asyncio.ensure_future(ask(client, bool(n % 2))) for n in range(12)]
             target = len(answered) + 40
             while len(answered) < target:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import httpx2 as httpx
@@ -17,20 +17,30 @@ from tests.sdk import scenario
 from tests.server.live import LiveServer
 from tests.server.test_chat import CHAT, body, chunks, text_of
 from tests.server.test_disconnect import eventually
-from tests.server.tiny_server import tekken, tiny_server
+from tests.server.tiny_server import num_submitted, tekken, tiny_server
 
 WEATHER = scenario.TOOL
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Engine]]:
-    with tiny_server(tekken(tmp_path_factory.mktemp("tekken"), "v13")) as server:
+def gate() -> Event:
+    """While it is not set, the model computes nothing."""
+    gate = Event()
+    gate.set()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, gate: Event
+) -> Iterator[tuple[LiveServer, Engine]]:
+    with tiny_server(tekken(tmp_path_factory.mktemp("tekken"), "v13"), gate=gate) as server:
         yield server
 
 
 @pytest.fixture
 def client(running: tuple[LiveServer, Engine]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running[0].url, timeout=30) as http:
+    with httpx.Client(base_url=running[0].url) as http:
         yield http
 
 
@@ -110,6 +120,7 @@ def test_json_schema(client: httpx.Client, stream: bool) -> None:
     }
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
     fields = body(response_format=wanted, n=3, temperature=1.0, stream=stream, max_tokens=200)
+    fields["random_seed"] = 1
     answer = client.post(CHAT, json=fields)
     if stream:
         texts = [text_of(chunks(answer), index) for index in range(3)]
@@ -134,7 +145,7 @@ def test_prefix_begins_the_constrained_answer(client: httpx.Client) -> None:
         {"role": "user", "content": "Which?"},
         {"role": "assistant", "content": '"ra', "prefix": True},
     ]
-    fields = body(response_format=wanted, messages=messages)
+    fields = body(response_format=wanted, messages=messages, random_seed=1)
     assert choice(client.post(CHAT, json=fields))["message"]["content"] == '"rain"'
     messages[1]["content"] = "Well"
     answer = client.post(CHAT, json=fields)
@@ -155,7 +166,7 @@ def test_tools_in_every_spelling(tmp_path_factory: pytest.TempPathFactory, versi
     with tiny_server(tekken(tmp_path_factory.mktemp("tekken"), version)) as (server, _):
         for fields, names in cases:
             fields = body(tools=[WEATHER, other], random_seed=1, max_tokens=300, **fields)
-            answer = choice(httpx.post(server.url + CHAT, json=fields, timeout=30))
+            answer = choice(httpx.post(server.url + CHAT, json=fields))
             assert answer["finish_reason"] == "tool_calls"
             calls = answer["message"]["tool_calls"]
             assert {call["function"]["name"] for call in calls} <= names
@@ -167,7 +178,7 @@ def test_tools_in_every_spelling(tmp_path_factory: pytest.TempPathFactory, versi
             deltas = [chunk["choices"][0]["delta"] for chunk in received]
             streamed = [call for delta in deltas for call in delta.get("tool_calls", ())]
             assert [call["function"] for call in streamed] == [call["function"] for call in calls]
-        fields = body(tools=[WEATHER], tool_choice="none", max_tokens=20)
+        fields = body(tools=[WEATHER], tool_choice="none", max_tokens=20, random_seed=1)
         answer = choice(httpx.post(server.url + CHAT, json=fields))
         assert answer["message"]["tool_calls"] is None
 
@@ -200,17 +211,17 @@ def num_live(engine: Engine) -> int:
     return stats.num_running + stats.num_waiting
 
 
-def is_busy(engine: Engine, num_requests: int) -> bool:
-    return num_live(engine) >= num_requests
-
-
-def test_leaving_frees_the_engine(running: tuple[LiveServer, Engine]) -> None:
+def test_leaving_frees_the_engine(running: tuple[LiveServer, Engine], gate: Event) -> None:
+    """In a stream's middle, with a step under way."""
     server, engine = running
     fields = body(max_tokens=400, min_tokens=400, stream=True, n=4)
     with httpx.stream("POST", server.url + CHAT, json=fields) as answer:
         pieces = answer.iter_text()
         next(pieces)
-        assert num_live(engine) == 4
+        gate.clear()
+        is_running = num_live(engine) == 4
+    gate.set()
+    assert is_running
     assert eventually(lambda: num_live(engine) == 0)
     assert httpx.get(server.url + "/health").json()["models"] == {"tiny": "ok"}
 
@@ -218,18 +229,16 @@ def test_leaving_frees_the_engine(running: tuple[LiveServer, Engine]) -> None:
 def test_past_the_queue(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One runs, one waits, the third is told when to come back."""
     tokenizer = tekken(tmp_path_factory.mktemp("tekken"), "v13")
-    with tiny_server(tokenizer, max_running=1, max_waiting=1) as (server, engine):
-        fields = body(max_tokens=300, min_tokens=300)
-        clients = [
-            threading.Thread(target=httpx.post, args=(server.url + CHAT,), kwargs={"json": fields})
-            for _ in range(2)
-        ]
-        for started, thread in enumerate(clients, 1):
-            thread.start()
-            assert eventually(partial(is_busy, engine, started))
-        answer = httpx.post(server.url + CHAT, json=fields)
+    gate = Event()
+    with tiny_server(tokenizer, gate=gate, max_running=1, max_waiting=1) as (server, engine):
+        fields = body(max_tokens=1)
+        with ThreadPoolExecutor() as threads:
+            first = threads.submit(httpx.post, server.url + CHAT, json=fields)
+            assert eventually(lambda: engine.stats().num_running == 1)
+            second = threads.submit(httpx.post, server.url + CHAT, json=fields)
+            assert eventually(lambda: num_submitted(engine) == 2)
+            answer = httpx.post(server.url + CHAT, json=fields)
+            gate.set()
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
-        engine.close()
-        for thread in clients:
-            thread.join(10)
+        assert [done.result().status_code for done in (first, second)] == [200, 200]

@@ -52,7 +52,7 @@ def test_half_a_body_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPat
     engine = ScriptedEngine(lambda request: ["Hello"])
     with live_server([scripted_model(engine)]) as server:
         host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with socket.create_connection((host, int(port))) as client:
             client.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
             )

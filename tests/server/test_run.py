@@ -71,14 +71,14 @@ def test_a_signal_drains_and_exits_cleanly(sign: signal.Signals, tmp_path: Path)
         assert process.stdout is not None
         host, port = process.stdout.readline().split()
         url = f"http://{host}:{port}"
-        with httpx.stream("POST", url + CHAT, json=body(stream=True), timeout=20) as answer:
+        with httpx.stream("POST", url + CHAT, json=body(stream=True)) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(sign)
             text = "\n".join(lines)
         assert text.rstrip().endswith("data: [DONE]")
         assert '"finish_reason":"stop"' in text
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate()
     finally:
         process.kill()
     assert (process.returncode, output) == (0, "engine closed True\n"), errors

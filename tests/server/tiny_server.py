@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cierzo.config import EngineConfig
 from cierzo.engine import Engine
 from cierzo.jobs.worker import run_jobs
 from cierzo.kernels import Tensor
+from cierzo.models.transformer import StepArrays
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.schemas.models import Capabilities
@@ -33,10 +35,18 @@ from tests.tokenizer.tekken_files import write_tekken
 
 
 class NoiseModel(FakeModel):
-    def __init__(self, vocab_size: int) -> None:
+    """With a `gate` its steps wait until that is set."""
+
+    def __init__(self, vocab_size: int, gate: Event | None = None) -> None:
         super().__init__()
+        self._gate = gate
         self.config = replace(self.config, vocab_size=vocab_size)
         self.logits = Tensor(0, vocab_size)
+
+    def forward(self, step: StepArrays, kv_cache: Any, logits_rows: NDArray[np.int32]) -> Tensor:
+        if self._gate is not None:
+            self._gate.wait()
+        return super().forward(step, kv_cache, logits_rows)
 
     def _row_logits(self, step: Any, kv_cache: NDArray[np.int32], row: int) -> NDArray[np.float32]:
         last = np.searchsorted(step.query_starts, row, side="right") - 1
@@ -53,10 +63,12 @@ def tiny_server(
     tokenizer: Tokenizer,
     server_config: ServerConfig | None = None,
     database: Database | None = None,
+    gate: Event | None = None,
     **config: Any,
 ) -> Iterator[tuple[LiveServer, Engine]]:
+    """With a `gate` the model computes while that is set."""
     engine_config = EngineConfig(**{"max_model_len": 512, "num_blocks": 256, **config})
-    engine = Engine(NoiseModel(tokenizer.vocab_size), engine_config)
+    engine = Engine(NoiseModel(tokenizer.vocab_size, gate), engine_config)
     text = ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size)
     model = ServedModel(
         id="tiny",
@@ -75,7 +87,14 @@ def tiny_server(
         with live_server([model], server_config, database, background=run_jobs) as server:
             yield server, engine
     finally:
+        if gate is not None:
+            gate.set()
         engine.close()
+
+
+def num_submitted(engine: Engine) -> int:
+    """How many requests it has taken, those among them that no step has seen yet."""
+    return engine._num_submitted
 
 
 def tekken(folder: Path, version: str) -> Tokenizer:

@@ -128,14 +128,16 @@ def test_a_lock_of_another_process_is_waited_out_or_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "IMPATIENT_S", 60.0)
+    patient = Database(database_url(tmp_path, None), patience_s=100)
+    migrate(patient)
     database = Database(database_url(tmp_path, None), patience_s=0.5)
-    migrate(database)
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     waiting = threading.Timer(0.3, other.execute, ["ROLLBACK"])
     waiting.start()
-    database.write(lambda connection: add(connection, "patient"))
+    patient.write(lambda connection: add(connection, "patient"))
     waiting.join()
+    patient.close()
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailableError, match=r"cierzo\.db does not answer: .*locked"):
         database.write(lambda connection: add(connection, "late"))
@@ -178,7 +180,7 @@ def own_server() -> Iterator[Postgres]:
 
 
 def test_a_server_that_goes_away_and_comes_back(own_server: Postgres, tmp_path: Path) -> None:
-    database = Database(database_url(tmp_path, own_server.url("postgres")), patience_s=20)
+    database = Database(database_url(tmp_path, own_server.url("postgres")), patience_s=100)
     migrate(database)
     own_server.stop()  # with our connections still in the pool
     back = threading.Timer(0.5, own_server.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ def process() -> TemplateProcess:
 
 @pytest.fixture
 def slow_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The worker, half a second late."""
+    """The worker, a minute late."""
     source = template_process._WORKER.read_text()
-    late = "from __future__ import annotations\nimport time; time.sleep(0.5)"
+    late = "from __future__ import annotations\nimport time; time.sleep(60)"
     path = tmp_path / "slow_worker.py"
     path.write_text(source.replace("from __future__ import annotations", late))
     monkeypatch.setattr(template_process, "_WORKER", path)
@@ -269,10 +270,22 @@ def test_endless_template_is_stopped_and_the_next_one_runs() -> None:
     process.close()
 
 
-def test_starting_is_not_the_templates_time(slow_worker: Path) -> None:
-    process = TemplateProcess(max_render_s=0.2)
-    assert process.render("{{ 1 + 1 }}", {}) == "2"
+def test_starting_is_not_the_templates_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed_s: list[float] = []
+    read_line = template_process._read_line
+
+    def noted(descriptor: int, deadline_s: float) -> bytes:
+        allowed_s.append(deadline_s - time.monotonic())
+        return read_line(descriptor, deadline_s)
+
+    monkeypatch.setattr(template_process, "_read_line", noted)
+    process = TemplateProcess(max_start_s=1000, max_render_s=500)
+    assert [process.render("{{ 1 + 1 }}", {}) for _ in range(2)] == ["2", "2"]
     process.close()
+    assert 500 < allowed_s[0] <= 1000 and max(allowed_s[1:]) <= 500 and len(allowed_s) == 3
+
+
+def test_a_worker_that_does_not_start(slow_worker: Path) -> None:
     process = TemplateProcess(max_start_s=0.1)
     with pytest.raises(EngineError, match=r"took over 0\.1 s while starting"):
         process.render("", {})
