@@ -64,6 +64,6 @@ def engine(shared_engine: ScriptedEngine) -> ScriptedEngine:
 
 
 @pytest.fixture
-def client(shared_server: LiveServer) -> Iterator[httpx.Client]:
+def client(shared_server: LiveServer, engine: ScriptedEngine) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=shared_server.url) as http:
         yield http

@@ -75,7 +75,7 @@ def engine(metered_engine: ScriptedEngine) -> ScriptedEngine:
 
 
 @pytest.fixture
-def client(server: LiveServer) -> Iterator[httpx.Client]:
+def client(server: LiveServer, engine: ScriptedEngine) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url) as http:
         yield http
 
