@@ -16,7 +16,7 @@ INSTALL := $(PIP) install --no-build-isolation --editable
 # Once the developer's environment is there, it serves the user's verbs too.
 READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
 
-.PHONY: help demo serve test check fix bench soak sdk oracle fuzz clean
+.PHONY: help demo serve test check fix bench soak sdk contract oracle fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -57,6 +57,11 @@ bench: $(VENV)/.dev $(if $(LLAMA_BENCH),,.venv-bench/.ready) $(if $(VLLM),.venv-
 
 sdk: $(VENV)/.dev  ## the real clients over a socket, each SDK version in an environment of its own
 	@$(BIN)/python tests/sdk/run.py
+
+contract: EXAMPLES = 300
+contract: SEED = 0
+contract: $(VENV)/.dev  ## every operation of /openapi.json, asked often, sound and broken
+	@$(BIN)/python -m tests.contract --examples $(EXAMPLES) --seed $(SEED)
 
 oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
 	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check

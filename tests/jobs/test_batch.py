@@ -206,6 +206,16 @@ def test_an_input_that_is_none(client: httpx.Client, data: bytes, fault: str) ->
     assert fault in job["errors"][0]["message"]
 
 
+def test_a_number_of_any_size_is_the_endpoints_to_refuse(client: httpx.Client) -> None:
+    odd = {"custom_id": "odd", "body": body(max_tokens=10**30, metadata={"big": 10**30})}
+    line = json.dumps(odd).encode()
+    file = client.post("/v1/files", files={"file": ("in.jsonl", line)}).json()["id"]
+    for given in ({"requests": [odd]}, {"input_files": [file]}):
+        job = ended(client, create(client, **given)["id"])
+        assert (job["status"], job["failed_requests"]) == ("SUCCESS", 1)
+        assert job["outputs"][0]["response"]["status_code"] == 422
+
+
 def hold(engine: ScriptedEngine, after: int = 50) -> threading.Event:
     """The engine's answers, but for the first, wait for the event."""
     rest = threading.Event()

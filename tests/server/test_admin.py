@@ -58,10 +58,19 @@ def test_an_open_server_is_not_administered(client: httpx.Client) -> None:
     check(client.get(KEYS), 403, "forbidden", "cierzo keys create NAME --admin")
 
 
+@pytest.mark.parametrize("edge", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_moment_has_a_date_everywhere(admin: httpx.Client, edge: str) -> None:
+    """Such a one was stored, and no list could be shown from then on."""
+    assert admin.post(KEYS, json={"name": "edge", "expiration": edge}).status_code == 422
+    price = {"model": "tiny", "input_micros": 1, "output_micros": 1, "effective_at": edge}
+    assert admin.post("/v1/admin/prices", json=price).status_code == 422
+    assert admin.get(KEYS).status_code == admin.get("/v1/admin/prices").status_code == 200
+
+
 def test_a_key_from_its_making_to_its_end(admin: httpx.Client) -> None:
     made = make(
         admin,
-        name="ci",
+        name="short-lived",
         endpoints=["chat"],
         models=["tiny"],
         expiration="2999-01-01T00:00:00Z",
@@ -69,7 +78,7 @@ def test_a_key_from_its_making_to_its_end(admin: httpx.Client) -> None:
     )
     headers = bearer(made["key"])
     assert admin.post(CHAT, json=body(), headers=headers).status_code == 200
-    listed = admin.get(KEYS, params={"name": "ci"}).json()
+    listed = admin.get(KEYS, params={"name": "short-lived"}).json()
     assert listed["total"] == 1
     assert listed["keys"][0] == {**made, "key": None}
     assert made["expiration_date"] == "2999-01-01T00:00:00Z"

@@ -121,6 +121,13 @@ def test_strict_mode_refuses_extra_fields() -> None:
         check(answer, 400, "invalid_request_error", 'a content chunk of type "image_url"')
 
 
+def test_ignored_names_make_a_header_whatever_they_are(client: httpx.Client) -> None:
+    """As long as the header takes, it may be cut at a space; and a name may be nothing else."""
+    for names in ((" ",), ("x" * 1022, "y"), ("é\r\nSet-Cookie: a=b",)):
+        answer = client.post(CHAT, json=body(**dict.fromkeys(names, 1)))
+        assert answer.status_code == 200 and "set-cookie" not in answer.headers
+
+
 def test_lenient_mode_names_what_it_ignores(client: httpx.Client, engine: ScriptedEngine) -> None:
     fields = body(nonsense=2)
     fields["messages"][0]["name"] = "Ana"

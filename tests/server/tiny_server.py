@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cierzo.classifiers.definition import ClassifierFolder
 from cierzo.config import EngineConfig
 from cierzo.engine import Engine
 from cierzo.jobs.worker import run_jobs
@@ -64,6 +65,7 @@ def tiny_server(
     server_config: ServerConfig | None = None,
     database: Database | None = None,
     gate: Event | None = None,
+    classifiers: ClassifierFolder | None = None,
     **config: Any,
 ) -> Iterator[tuple[LiveServer, Engine]]:
     """With a `gate` the model computes while that is set."""
@@ -84,7 +86,9 @@ def tiny_server(
         ),
     )
     try:
-        with live_server([model], server_config, database, background=run_jobs) as server:
+        with live_server(
+            [model], server_config, database, classifiers, background=run_jobs
+        ) as server:
             yield server, engine
     finally:
         if gate is not None:

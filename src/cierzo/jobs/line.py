@@ -7,6 +7,7 @@ refuses, holds for lines.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def _request(app: FastAPI, asked: Asked) -> Request:
         if has_come:
             await asyncio.Event().wait()  # nobody is there who could leave
         has_come = True
-        return {"type": "http.request", "body": orjson.dumps(asked.body), "more_body": False}
+        return {"type": "http.request", "body": json.dumps(asked.body).encode(), "more_body": False}
 
     scope = {
         "type": "http",

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -22,7 +20,7 @@ from starlette.responses import Response
 
 from cierzo.classifiers.definition import ClassifierFolder
 from cierzo.errors import CierzoError
-from cierzo.server.auth import Authenticator, Scope
+from cierzo.server.auth import Authenticator
 from cierzo.server.classifiers import ServedClassifiers
 from cierzo.server.config import ServerConfig
 from cierzo.server.error_responses import FieldErrors, on_error, on_http_exception
@@ -39,6 +37,7 @@ from cierzo.server.middleware import (
 )
 from cierzo.server.openapi import describe
 from cierzo.server.request_body import IGNORED_FIELDS_HEADER
+from cierzo.server.route import BYTES, EVENTS, Endpoint, Route
 from cierzo.server.routes import (
     admin,
     batch,
@@ -66,7 +65,7 @@ from cierzo.server.schemas.classifiers import (
     ModerationRequest,
     ModerationResponse,
 )
-from cierzo.server.schemas.common import ErrorBody
+from cierzo.server.schemas.common import ErrorBody, GuardrailRefusal
 from cierzo.server.schemas.embeddings import EmbeddingRequest, EmbeddingResponse
 from cierzo.server.schemas.files import (
     DeletedFile,
@@ -77,6 +76,7 @@ from cierzo.server.schemas.files import (
     SignedUrl,
 )
 from cierzo.server.schemas.fim import FimCompletionRequest
+from cierzo.server.schemas.health import Health
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
 from cierzo.server.transcripts import TranscriptMiddleware
@@ -84,7 +84,6 @@ from cierzo.store import Database
 from cierzo.store.files import FileStore
 
 Background = Callable[[FastAPI], Coroutine[Any, Any, None]]
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 MIDDLEWARE = (
     Middleware(MetricsMiddleware),
@@ -110,27 +109,13 @@ MIDDLEWARE = (
 """Outermost first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One line of the route table. `scope` says whose keys may use it; `body`, of `media_type`,
-    and `answer` are what OpenAPI shows."""
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    scope: Scope
-    body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
-    media_type: str = "application/json"
-
-
 _KEYS, _WORKSPACES = "/v1/admin/api-keys", "/v1/admin/workspaces"
 _ORGANISATIONS = "/v1/admin/organisations"
 _FILES = "/v1/files"
 _JOBS = "/v1/batch/jobs"
 
 ADMIN_ROUTES: tuple[Route, ...] = (
-    Route("GET", _KEYS, admin.list_keys, "admin", answer=wire.KeyList),
+    Route("GET", _KEYS, admin.list_keys, "admin", answer=wire.KeyList, query=admin.KEYS_QUERY),
     Route("POST", _KEYS, admin.create_key, "admin", wire.CreateKeyRequest, wire.KeyBody),
     Route(
         "PATCH",
@@ -200,7 +185,14 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "admin",
         answer=wire.TranscriptBody,
     ),
-    Route("GET", "/v1/admin/usage", admin.report_usage, "admin", answer=wire.UsageReport),
+    Route(
+        "GET",
+        "/v1/admin/usage",
+        admin.report_usage,
+        "admin",
+        answer=wire.UsageReport,
+        query=admin.USAGE_QUERY,
+    ),
 )
 
 ROUTES: tuple[Route, ...] = (
@@ -211,6 +203,8 @@ ROUTES: tuple[Route, ...] = (
         "chat",
         ChatCompletionRequest,
         ChatCompletionResponse,
+        also=(EVENTS,),
+        failures={403: GuardrailRefusal | ErrorBody},
     ),
     Route(
         "POST",
@@ -219,6 +213,7 @@ ROUTES: tuple[Route, ...] = (
         "fim",
         FimCompletionRequest,
         ChatCompletionResponse,
+        also=(EVENTS,),
     ),
     Route(
         "POST",
@@ -269,22 +264,52 @@ ROUTES: tuple[Route, ...] = (
         FileBody,
         media_type="multipart/form-data",
     ),
-    Route("GET", _FILES, files.list_files, "files", answer=FileList),
+    Route("GET", _FILES, files.list_files, "files", answer=FileList, query=files.LIST_QUERY),
     Route("GET", _FILES + "/{file_id}", files.retrieve_file, "files", answer=RetrievedFile),
     Route("DELETE", _FILES + "/{file_id}", files.delete_file, "files", answer=DeletedFile),
-    Route("GET", _FILES + "/{file_id}/content", files.download_file, "files"),
-    Route("GET", _FILES + "/{file_id}/url", files.sign_url, "files", answer=SignedUrl),
-    Route("GET", _FILES + "/{file_id}/signed", files.download_signed, "open"),
+    Route("GET", _FILES + "/{file_id}/content", files.download_file, "files", also=(BYTES,)),
+    Route(
+        "GET",
+        _FILES + "/{file_id}/url",
+        files.sign_url,
+        "files",
+        answer=SignedUrl,
+        query=files.LINK_QUERY,
+    ),
+    Route(
+        "GET",
+        _FILES + "/{file_id}/signed",
+        files.download_signed,
+        "open",
+        query=files.SIGNED_QUERY,
+        also=(BYTES,),
+    ),
     Route("POST", _JOBS, batch.create_batch_job, "batch", CreateBatchJobRequest, BatchJobBody),
-    Route("GET", _JOBS, batch.list_batch_jobs, "batch", answer=BatchJobList),
-    Route("GET", _JOBS + "/{job_id}", batch.retrieve_batch_job, "batch", answer=BatchJobBody),
+    Route(
+        "GET", _JOBS, batch.list_batch_jobs, "batch", answer=BatchJobList, query=batch.LIST_QUERY
+    ),
+    Route(
+        "GET",
+        _JOBS + "/{job_id}",
+        batch.retrieve_batch_job,
+        "batch",
+        answer=BatchJobBody,
+        query=batch.JOB_QUERY,
+    ),
     Route("DELETE", _JOBS + "/{job_id}", batch.delete_batch_job, "batch", answer=DeletedBatchJob),
     Route("POST", _JOBS + "/{job_id}/cancel", batch.cancel_batch_job, "batch", answer=BatchJobBody),
-    Route("GET", "/v1/models", models.list_models, "any", answer=ModelList),
+    Route(
+        "GET",
+        "/v1/models",
+        models.list_models,
+        "any",
+        answer=ModelList,
+        query=models.LIST_QUERY,
+    ),
     Route("GET", "/v1/models/{model_id:path}", models.retrieve_model, "any", answer=ModelCard),
     *ADMIN_ROUTES,
-    Route("GET", "/health", health.health, "open"),
-    Route("GET", "/metrics", health.metrics, "metrics"),
+    Route("GET", "/health", health.health, "open", answer=Health, failures={503: Health}),
+    Route("GET", "/metrics", health.metrics, "metrics", also=("text/plain",)),
 )
 
 
@@ -330,13 +355,7 @@ def build_app(
     app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
     for route in ROUTES:
         _add_route(app, route)
-    bodies = {
-        (route.path, route.method.lower()): (route.body, route.media_type)
-        for route in ROUTES
-        if route.body is not None
-    }
-    keyed = {route.path.replace(":path}", "}") for route in ROUTES if route.scope != "open"}
-    app.openapi = cache(lambda: describe(app, bodies, keyed))  # type: ignore[method-assign]
+    app.openapi = cache(lambda: describe(app, ROUTES))  # type: ignore[method-assign]
     return app
 
 
@@ -363,6 +382,7 @@ def _add_route(app: FastAPI, route: Route) -> None:
         methods=[route.method],
         responses={
             "200": {"model": route.answer} if route.answer else {},
+            **{str(status): {"model": body} for status, body in route.failures.items()},
             "default": {"model": ErrorBody},
         },
         response_class=Response,

@@ -45,6 +45,7 @@ HTTP_TYPES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "request_too_large",
+    415: "unsupported_media_type",
 }
 
 STOPPED_RETRY_AFTER_S = 10

@@ -176,6 +176,7 @@ class Metered:
             raise StoreUnavailableError(
                 "the answer is ready, but the database that would record it is away; try again"
             ) from None
+        self._leave()  # who has read the answer to its end may ask again at once
 
     def _write(self, status: Status) -> Future[None] | None:
         """Hand the row on, once: to the ledger, or of a batch line to its keeper."""
@@ -217,14 +218,19 @@ class Metered:
 
     def close(self) -> None:
         """Make room for another; write the row of what ended without an answer. Idempotent."""
-        if self._is_inside:
-            self._is_inside = False
-            for subject in self._subjects:
-                subject.num_open -= 1
-            if not self._is_batch:
-                self._metering.traffic.add(-1)
+        self._leave()
         if self._has_computed and self._record is None:
             self._write("failed" if self._has_failed else "aborted")
+
+    def _leave(self) -> None:
+        """Make room for another. Idempotent."""
+        if not self._is_inside:
+            return
+        self._is_inside = False
+        for subject in self._subjects:
+            subject.num_open -= 1
+        if not self._is_batch:
+            self._metering.traffic.add(-1)
 
     def headers(self) -> Iterator[tuple[str, str]]:
         """What an answer says of limits; of its own cost once that is known."""

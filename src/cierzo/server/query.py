@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from starlette.requests import Request
 
 from cierzo.errors import RequestError
+
+MAX_NUMBER = 10**12 - 1
+
+TEXT: dict[str, Any] = {"type": "string"}
+TEXTS: dict[str, Any] = {"type": "array", "items": TEXT}
+YES_OR_NO: dict[str, Any] = {"type": "boolean"}
+
+
+def number(least: int = 0, most: int = MAX_NUMBER) -> dict[str, Any]:
+    """How OpenAPI describes what `whole_number` reads."""
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def one_of(values: Sequence[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values)}
 
 
 def whole_number(request: Request, name: str, default: int, least: int = 0) -> int:

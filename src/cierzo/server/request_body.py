@@ -31,7 +31,7 @@ Schema = TypeVar("Schema", bound=WireModel)
 async def read_request(request: Request, schema: type[Schema]) -> tuple[Schema, dict[str, str]]:
     """The body as a `schema`, and headers for the answer that name the fields it ignores.
 
-    Raises FieldErrors (422), HTTPException (408, 413).
+    Raises FieldErrors (422), HTTPException (408, 413, 415).
     """
     config = request.app.state.config
     parse = partial(_parse_request, schema=schema, strict=config.strict_fields)
@@ -49,13 +49,14 @@ def _parse_request(
         return body, {}
     names = ", ".join(".".join(map(str, location)) for location, _ in extras)
     # Escaped, since a name is the client's and a header must not take line breaks from it.
-    return body, {IGNORED_FIELDS_HEADER: names.encode("unicode_escape").decode()[:1024]}
+    value = names.encode("unicode_escape").decode()[:1024].strip()  # nor end in a space
+    return body, {IGNORED_FIELDS_HEADER: value} if value else {}
 
 
 async def read_body(request: Request, parse: Callable[[bytes], Parsed], max_bytes: int) -> Parsed:
     """What `parse` makes of the body, which the request's state keeps meanwhile.
 
-    Raises what `parse` does, and HTTPException (408, 413).
+    Raises what `parse` does, and HTTPException (408, 413, 415).
     """
     data = request.state.body = await _read_bytes(request, max_bytes)
     if len(data) > OFF_LOOP_BYTES:
@@ -83,7 +84,15 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
 
 
 async def body_chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises HTTPException (408), ClientDisconnect."""
+    """The body as it comes. Raises HTTPException (408, 415), ClientDisconnect."""
+    packing = request.headers.get("content-encoding", "identity").strip().lower()
+    if packing != "identity":  # a few kilobytes may unpack to gigabytes
+        raise HTTPException(
+            415,
+            f"bodies are read as they are, and this one is packed ({packing[:50]}); send it"
+            " without Content-Encoding",
+            headers={"connection": "close"},
+        )
     num_bytes = 0
     chunks = request.stream()
     while True:

@@ -115,7 +115,7 @@ class Form:
 async def read_form(request: Request, write: Callable[[bytes], None], max_file_nbytes: int) -> Form:
     """The request's form; the bytes of its part `file` go to `write`, on a thread.
 
-    Raises RequestError, HTTPException (408, 413), ClientDisconnect, and what `write` does.
+    Raises RequestError, HTTPException (408, 413, 415), ClientDisconnect, and what `write` does.
     """
     max_nbytes = max_file_nbytes + FORM_NBYTES
     if declared_nbytes(request) > max_nbytes:

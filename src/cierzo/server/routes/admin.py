@@ -19,7 +19,7 @@ from cierzo.errors import RequestError, StoreNotFoundError
 from cierzo.ids import now_ms
 from cierzo.server.auth import Caller
 from cierzo.server.error_responses import json_response
-from cierzo.server.query import whole_number
+from cierzo.server.query import TEXT, number, one_of, whole_number
 from cierzo.server.request_body import parse_json, read_body
 from cierzo.server.schemas import admin as wire
 from cierzo.store import Database, api_keys, ledger, organisations, pricing, transcripts, workspaces
@@ -32,6 +32,12 @@ from cierzo.store.workspaces import Workspace
 MAX_BODY_BYTES = 1024 * 1024
 MAX_PAGE = 1000
 GROUPS: dict[str, By] = {kind: kind for kind in get_args(By)}
+
+KEYS_QUERY = {"limit": number(), "offset": number(), "name": TEXT, "workspace_id": TEXT}
+USAGE_QUERY = {
+    **{"month": number(1, 12), "year": number(1970, 9998), "workspace_id": TEXT, "key_id": TEXT},
+    "by": {"type": "array", "items": one_of(list(GROUPS))},
+}
 
 Body = TypeVar("Body", bound=wire.AdminModel)
 

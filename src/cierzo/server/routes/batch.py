@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import orjson
@@ -14,7 +15,15 @@ from cierzo.errors import RequestError
 from cierzo.ids import new_id, now_ms
 from cierzo.server.auth import Caller, Scope
 from cierzo.server.error_responses import json_response
-from cierzo.server.query import whole_number, yes_or_no
+from cierzo.server.query import (
+    TEXT,
+    TEXTS,
+    YES_OR_NO,
+    number,
+    one_of,
+    whole_number,
+    yes_or_no,
+)
 from cierzo.server.request_body import read_request
 from cierzo.server.schemas import batch as wire
 from cierzo.store import Database, batch_jobs
@@ -29,9 +38,14 @@ SCOPES: dict[str, Scope] = {
     "/v1/embeddings": "embeddings",
 }
 
-_PARAMETERS = frozenset(
-    ("page", "page_size", "created_by_me", "order_by", "model", "agent_id", "created_after")
-) | {"status"}
+ORDERS = ("created", "-created")
+
+LIST_QUERY = {
+    **{"page": number(), "page_size": number(1), "order_by": one_of(ORDERS)},
+    **{"created_by_me": YES_OR_NO, "created_after": {"type": "string", "format": "date-time"}},
+    **{"model": TEXT, "agent_id": TEXT, "status": TEXTS},
+}
+JOB_QUERY = {"inline": YES_OR_NO}
 
 
 async def create_batch_job(request: Request) -> Response:
@@ -68,7 +82,7 @@ async def list_batch_jobs(request: Request) -> Response:
     size = min(MAX_PAGE, whole_number(request, "page_size", 100, 1))
     offset = whole_number(request, "page", 0) * size
     order = query.get("order_by", "-created")
-    if order not in ("created", "-created"):
+    if order not in ORDERS:
         raise RequestError("order_by is created or -created", param="order_by")
     is_mine = yes_or_no(request, "created_by_me", False)
     after = query.get("created_after")
@@ -77,7 +91,7 @@ async def list_batch_jobs(request: Request) -> Response:
         statuses=query.getlist("status"),
         created_after_ms=None if after is None else _moment_ms(after),
         key_id=caller.key.id if is_mine and caller.key is not None else None,
-        labels=tuple((k, v) for k, v in query.items() if k not in _PARAMETERS),
+        labels=tuple((k, v) for k, v in query.items() if k not in LIST_QUERY),
     )
     found, total = await database.in_thread(
         batch_jobs.list_jobs,
@@ -128,7 +142,8 @@ async def _keep_inline(request: Request, requests: list[wire.BatchRequest]) -> s
         with store.receive() as incoming:
             for one in requests:
                 fields = {"custom_id": one.custom_id, "body": one.body}
-                incoming.write(orjson.dumps(fields) + b"\n")
+                # Not orjson: a body may hold numbers of any size, for its endpoint to refuse.
+                incoming.write(json.dumps(fields).encode() + b"\n")
             record = FileRecord(
                 id=incoming.id,
                 workspace_id=workspace_id,

@@ -19,7 +19,7 @@ from cierzo.errors import RequestError, StoreNotFoundError
 from cierzo.ids import now_ms
 from cierzo.server.auth import Caller
 from cierzo.server.error_responses import FieldErrors, json_response
-from cierzo.server.query import whole_number, yes_or_no
+from cierzo.server.query import TEXT, TEXTS, YES_OR_NO, number, whole_number, yes_or_no
 from cierzo.server.schemas import files as wire
 from cierzo.server.upload import read_form
 from cierzo.store import Database
@@ -32,6 +32,14 @@ HOUR_MS = 3_600_000
 SAMPLE_TYPES = {"fine-tune": "instruct", "batch": "batch_request", "ocr": "ocr_input"}
 
 JSONL = "application/jsonl"
+
+LIST_QUERY = {
+    **{name: TEXT for name in ("purpose", "search", "after")},
+    **{name: TEXTS for name in ("sample_type", "source", "mimetypes")},
+    **{"page": number(), "page_size": number(1), "limit": number(1), "include_total": YES_OR_NO},
+}
+LINK_QUERY = {"expiry": number(1, wire.MAX_HOURS)}
+SIGNED_QUERY = {"expires": number(), "signature": TEXT}
 
 
 async def upload_file(request: Request) -> Response:

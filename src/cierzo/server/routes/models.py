@@ -10,8 +10,11 @@ from starlette.responses import Response
 from cierzo.server.auth import Caller
 from cierzo.server.classifiers import ServedClassifiers
 from cierzo.server.error_responses import error_response, json_response
+from cierzo.server.query import TEXT
 from cierzo.server.schemas.models import ModelCard
 from cierzo.server.served_model import ServedModels
+
+LIST_QUERY = {"model": TEXT}
 
 
 async def list_models(request: Request) -> Response:

@@ -8,11 +8,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cierzo.server.schemas.common import WireModel
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _within_reach(moment: datetime) -> datetime:
+    """At the calendar's ends, a moment of one time zone has no date in another."""
+    if not 1970 <= moment.year <= 9998:
+        raise ValueError("the year must be from 1970 to 9998")
+    return moment
+
+
+Moment = Annotated[datetime, AfterValidator(_within_reach)]
 
 
 class AdminModel(WireModel):
@@ -36,7 +46,7 @@ class CreateKeyRequest(AdminModel):
 
     name: Name
     workspace_id: str | None = None
-    expiration: datetime | None = None
+    expiration: Moment | None = None
     is_admin: bool = False
     endpoints: list[str] | None = Field(default=None, min_length=1)
     models: list[Name] | None = Field(default=None, min_length=1)
@@ -72,7 +82,7 @@ class SetPriceRequest(AdminModel):
     output_micros: int = Field(ge=0)
     cached_percent: int = Field(default=10, ge=0, le=100)
     batch_percent: int = Field(default=50, ge=0, le=100)
-    effective_at: datetime | None = None
+    effective_at: Moment | None = None
 
 
 class KeyBody(BaseModel):

@@ -74,3 +74,10 @@ class ErrorBody(BaseModel):
     code: str | None = None
     raw_status_code: int
     detail: str | list[dict[str, Any]] | None = None
+
+
+class GuardrailRefusal(BaseModel):
+    """The answer to a request that a guardrail blocked."""
+
+    error: dict[str, Any]
+    guardrails: dict[str, Any]
