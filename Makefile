@@ -16,7 +16,7 @@ INSTALL := $(PIP) install --no-build-isolation --editable
 # Once the developer's environment is there, it serves the user's verbs too.
 READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
 
-.PHONY: help demo serve test check fix bench soak sdk contract oracle fuzz clean
+.PHONY: help demo serve test check fix bench soak sdk contract crash oracle fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -62,6 +62,9 @@ contract: EXAMPLES = 300
 contract: SEED = 0
 contract: $(VENV)/.dev  ## every operation of /openapi.json, asked often, sound and broken
 	@$(BIN)/python -m tests.contract --examples $(EXAMPLES) --seed $(SEED)
+
+crash: $(VENV)/.dev  ## kills, full disks, lost databases, the largest files, on real servers (SCENARIOS=…: some)
+	@$(BIN)/python -m tests.crash $(SCENARIOS)
 
 oracle: $(VENV)/.dev .venv-oracle/.ready  ## remake the gold logits live with torch and transformers, compare
 	@$(BIN)/python -m tests.oracle.make_gold --oracle .venv-oracle/bin/python --check

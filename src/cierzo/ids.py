@@ -1,17 +1,39 @@
-"""Identifiers that sort by time. Imports nothing of ours."""
+"""Identifiers that sort by time. Imports nothing of ours.
+
+The one thing here that changes is the last moment given out: that ids of one process ascend
+whatever the clock does is a fact about the process (record 0076).
+"""
 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import uuid
 
+TICKS_PER_MS = 4096  # the twelve bits between a UUIDv7's version and its variant
+
+
+class _Ticks:
+    """Moments that ascend, also where the clock is set back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self) -> int:
+        with self._lock:
+            self._last = max(time.time_ns() * TICKS_PER_MS // 1_000_000, self._last + 1)
+            return self._last
+
+
+_ticks = _Ticks()
+
 
 def new_id() -> str:
-    """A UUIDv7: unix milliseconds first."""
-    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
+    """A UUIDv7, unix milliseconds first; greater than every one before in this process."""
+    ms, fraction = divmod(_ticks.next(), TICKS_PER_MS)
+    value = ms << 80 | 7 << 76 | fraction << 64 | 2 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def check(
     @seed(number)
     @settings(
         max_examples=examples,
+        deadline=None,
         derandomize=False,  # by the seed
         database=None,
         phases=(Phase.generate, Phase.shrink),
@@ -145,7 +147,8 @@ def main() -> int:
                     check(server, operation, mode, options.examples, options.seed)
                 except (Exception, BaseExceptionGroup) as error:
                     num_failed += 1
-                    print(f"{operation.label}, {mode.value}: {error}", file=sys.stderr)
+                    story = "".join(traceback.format_exception(error))
+                    print(f"{operation.label}, {mode.value}: {story}", file=sys.stderr)
                 else:
                     print(f"{operation.label}, {mode.value}: ok", flush=True)
     return 1 if num_failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import subprocess
 import sys
 import textwrap
@@ -87,6 +88,22 @@ def test_a_write_that_fails_for_want_of_room(
         put(store)
     assert not list(store.transit.iterdir())
     assert store.list(DEFAULT_ID, ALL, 0, 10) == ([], 0)
+
+
+def test_a_write_that_is_cut_short_is_not_taken_for_whole(
+    database: Database, tmp_path: Path
+) -> None:
+    """The last write onto a full disk takes a part and says so; only the next one fails."""
+    store = FileStore(database, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with store.receive() as incoming:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+        try:
+            with pytest.raises(StoreFullError, match="no room"):
+                incoming.write(bytes(1_500_000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(store.transit.iterdir())
 
 
 @pytest.mark.parametrize("has_row", [True, False])

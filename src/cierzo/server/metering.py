@@ -167,11 +167,13 @@ class Metered:
         A batch line's is written with the line. Raises StoreUnavailableError when the database
         stays away; the row is then written when it is back.
         """
-        written = self._write("ok")
-        if written is None:
+        row = self._write("ok")
+        if row is None:
             return
+        written = asyncio.wrap_future(row)
+        written.add_done_callback(_is_told_by_its_writer)
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), PATIENCE_S)
+            await asyncio.wait_for(asyncio.shield(written), PATIENCE_S)
         except TimeoutError:
             raise StoreUnavailableError(
                 "the answer is ready, but the database that would record it is away; try again"
@@ -238,6 +240,12 @@ class Metered:
         if self._record is not None:
             total = self._record.prompt_tokens + self._record.completion_tokens
             yield QUERY_COST_HEADER, str(total)
+
+
+def _is_told_by_its_writer(written: asyncio.Future[None]) -> None:
+    """A row that came to nothing after its request had given up is in the log already."""
+    if not written.cancelled():
+        written.exception()
 
 
 async def admit(

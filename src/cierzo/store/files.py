@@ -119,7 +119,9 @@ class Incoming:
         if shutil.disk_usage(self._store.transit).free < RESERVED_NBYTES + len(data):
             raise _full(f"the {self.num_bytes} bytes that have come")
         with _room_for(f"{self.num_bytes + len(data)} bytes"):
-            self._file.write(data)
+            rest = memoryview(data)
+            while rest:  # the last that a disk takes may be a part
+                rest = rest[self._file.write(rest) :]
         self.num_bytes += len(data)
         self._num_line_ends += data.count(b"\n")
         self._ends_line = data.endswith(b"\n") if data else self._ends_line

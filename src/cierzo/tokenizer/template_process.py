@@ -25,6 +25,9 @@ MAX_RENDER_S = 5.0
 MAX_WORKER_BYTES = 1 << 29
 """Address space, not resident memory: an idle worker maps a few tens of MB."""
 
+MOMENT_S = 0.1
+"""The longest that we wait without looking at the clock."""
+
 MIN_OUTPUT_CHARS = 1 << 20
 _WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -74,7 +77,7 @@ class TemplateProcess:
         try:
             process.stdin.write(line)
             process.stdin.flush()
-            return _read_line(process.stdout.fileno(), time.monotonic() + self._max_render_s)
+            return _read_line(process.stdout.fileno(), self._max_render_s)
         except TimeoutError:
             self._kill()
             raise TemplateError(
@@ -92,7 +95,7 @@ class TemplateProcess:
         if self._is_ready:
             return
         try:
-            _read_line(descriptor, time.monotonic() + self._max_start_s)
+            _read_line(descriptor, self._max_start_s)
         except (TimeoutError, EOFError) as error:
             self._kill()
             what = "ended" if isinstance(error, EOFError) else f"took over {self._max_start_s:g} s"
@@ -131,14 +134,22 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _read_line(descriptor: int, deadline_s: float) -> bytes:
-    """One line from a pipe. Raises TimeoutError at the deadline, EOFError at the end."""
+def _read_line(descriptor: int, allowed_s: float) -> bytes:
+    """One line from a pipe. Raises TimeoutError after `allowed_s`, EOFError at the end.
+
+    A machine that sleeps, or stops us, stops the child as well: of such a pause a moment counts.
+    """
     received = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while not received.endswith(b"\n"):
-            if not selector.select(max(0.0, deadline_s - time.monotonic())):
-                raise TimeoutError
+            began_s = time.monotonic()
+            is_ready = selector.select(min(allowed_s, MOMENT_S))
+            allowed_s -= min(time.monotonic() - began_s, 2 * MOMENT_S)
+            if not is_ready:
+                if allowed_s <= 0:
+                    raise TimeoutError
+                continue
             data = os.read(descriptor, 1 << 16)
             if not data:
                 raise EOFError
