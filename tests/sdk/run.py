@@ -1,9 +1,9 @@
-"""`make sdk`: the scenario with each SDK version, every one in an environment of its own.
+"""`make sdk`: the real clients against a running server, each in an environment of its own.
 
     python tests/sdk/run.py [--url http://host:port --model NAME]
 
-Without --url it starts the server of the tests itself. Environments are `.venv-sdk-<version>`
-in the repository's root, made on the first run (which needs a package index).
+Without --url it starts the server of the tests itself. Environments are `.venv-sdk-<version>` and
+`.venv-langchain` in the repository's root, made on the first run (which needs a package index).
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSIONS = ("3.7.0", "2.5.1", "1.12.4")
+
+CLIENTS = {  # package, where its environment is, what it runs
+    "mistralai==3.7.0": (".venv-sdk-3.7.0", "scenario.py"),
+    "mistralai==2.5.1": (".venv-sdk-2.5.1", "scenario.py"),
+    "mistralai==1.12.4": (".venv-sdk-1.12.4", "scenario.py"),
+    "langchain-mistralai==1.1.6": (".venv-langchain", "langchain_scenario.py"),
+}
 
 
-def environment(version: str) -> Path:
-    """The interpreter of the environment that has this SDK; makes it if need be."""
-    folder = ROOT / f".venv-sdk-{version}"
+def environment(package: str, folder: Path) -> Path:
+    """The interpreter of the environment that has this package; makes it if need be."""
     python = folder / "bin" / "python"
     ready = folder / "ready"
     if not ready.exists():
         venv.create(folder, with_pip=True, clear=True)
-        package = f"mistralai=={version}"
         subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
         ready.touch()
     return python
@@ -39,23 +43,25 @@ def main() -> int:
     parser.add_argument("--url", help="a running server; default: the tests' own")
     parser.add_argument("--model", default="tiny")
     arguments = parser.parse_args()
-    pythons = [environment(version) for version in VERSIONS]
+    commands = {
+        package: [environment(package, ROOT / folder), ROOT / "tests" / "sdk" / script]
+        for package, (folder, script) in CLIENTS.items()
+    }
     with ExitStack() as stack:
         url = arguments.url or stack.enter_context(own_server())
-        command = [str(ROOT / "tests" / "sdk" / "scenario.py"), url, arguments.model]
         failed = [
-            version
-            for version, python in zip(VERSIONS, pythons, strict=True)
-            if subprocess.run([python, *command]).returncode
+            package
+            for package, command in commands.items()
+            if subprocess.run([*command, url, arguments.model]).returncode
         ]
     if failed:
-        print(f"the scenario fails with mistralai {', '.join(failed)}", file=sys.stderr)
+        print(f"the scenario fails with {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """The tests' scripted server, which answers what the scenario needs."""
+    """The tests' scripted server, which answers what the scenarios need."""
     sys.path.insert(0, str(ROOT))
     from cierzo.jobs.worker import run_jobs
     from tests.server.answers import answer

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -225,29 +226,33 @@ def files(client: Any, model: str) -> None:
 
 
 def batch(client: Any, model: str) -> None:
-    """A job by file: its answers come under their ids, and it can be listed and found again."""
-    lines = [{"custom_id": name, "body": {"messages": HELLO, "max_tokens": 4}} for name in "ab"]
-    data = "\n".join(json.dumps(line) for line in lines).encode()
-    given = client.files.upload(file={"file_name": "batch.jsonl", "content": data}, purpose="batch")
-    job = client.batch.jobs.create(
-        input_files=[given.id],
-        model=model,
-        endpoint="/v1/chat/completions",
-        metadata={"made_by": VERSION},
-    )
-    deadline_s = time.monotonic() + 120
-    while job.status in ("QUEUED", "RUNNING") and time.monotonic() < deadline_s:
-        time.sleep(0.1)
+    """Two lines that are answered and one that is refused, by file; a job that is cancelled."""
+    lines = [{"custom_id": str(n), "body": {"messages": HELLO, "max_tokens": 2}} for n in range(2)]
+    lines.append({"custom_id": "bad", "body": {"messages": HELLO, "temperature": 9}})
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+    data = {"file_name": "in.jsonl", "content": content}
+    file = client.files.upload(file=data, purpose="batch")
+    fields = {"endpoint": "/v1/chat/completions", "input_files": [file.id], "model": model}
+    job = client.batch.jobs.create(metadata={"team": "a"}, **fields)
+    while job.status in ("QUEUED", "RUNNING"):
+        time.sleep(0.05)
         job = client.batch.jobs.get(job_id=job.id)
-    assert (job.status, job.succeeded_requests, job.error_file) == ("SUCCESS", 2, None)
-    answers = client.files.download(file_id=job.output_file).read().splitlines()
-    for name, answer in zip("ab", map(json.loads, answers), strict=True):
-        assert (answer["custom_id"], answer["response"]["status_code"]) == (name, 200)
-        assert answer["response"]["body"]["usage"]["completion_tokens"] > 0
-    listed = client.batch.jobs.list(metadata={"made_by": VERSION}, status=["SUCCESS"])
-    assert job.id in [found.id for found in listed.data]
-    assert client.batch.jobs.cancel(job_id=job.id).status == "SUCCESS"
-    for file_id in (given.id, job.output_file):
+    assert (job.status, job.succeeded_requests, job.failed_requests) == ("SUCCESS", 2, 1)
+    listed = client.batch.jobs.list(metadata={"team": "a"}, page_size=1)
+    assert listed.data[0].id == job.id and listed.total >= 1
+    output = client.files.download(file_id=job.output_file).read().splitlines()
+    assert [json.loads(line)["custom_id"] for line in output] == ["0", "1"]
+    (failed,) = client.files.download(file_id=job.error_file).read().splitlines()
+    assert json.loads(failed)["response"]["status_code"] == 422
+    again = client.batch.jobs.create(**fields)
+    ends = ("CANCELLATION_REQUESTED", "CANCELLED", "SUCCESS")
+    assert client.batch.jobs.cancel(job_id=again.id).status in ends
+    missing = raises(errors.SDKError, lambda: client.batch.jobs.get(job_id="none"))
+    assert missing.status_code == 404
+    wrong = {**fields, "timeout_hours": 1000}
+    # The vendor's own class for a faulty body is thrown where its document has a 422: not here.
+    assert raises(errors.SDKError, lambda: client.batch.jobs.create(**wrong)).status_code == 422
+    for file_id in (file.id, job.output_file, job.error_file):
         client.files.delete(file_id=file_id)
 
 
@@ -270,6 +275,26 @@ def refusals(client: Any, model: str) -> None:
         errors.SDKError, lambda: client.chat.stream(model="no-such-model", messages=HELLO)
     )
     assert streamed.status_code == 400
+    unnamed: list[tuple[Any, dict[str, Any]]] = [
+        (client.fim.complete, {"prompt": "def f("}),
+        (client.embeddings.create, {"inputs": "x"}),
+        (client.classifiers.moderate, {"inputs": "x"}),
+        (client.classifiers.classify, {"inputs": "x"}),
+    ]
+    for call, fields in unnamed:
+        refused = raises(errors.SDKError, partial(call, model="no-such-model", **fields))
+        assert refused.status_code == 400 and json.loads(refused.body)["code"] == "1500"
+        assert refused.headers["x-request-id"]
+    faulty: list[tuple[Any, dict[str, Any]]] = [
+        (client.fim.complete, {"prompt": "def f(", "top_p": 9.0}),
+        (client.embeddings.create, {"inputs": "x", "output_dimension": -1}),
+        (client.classifiers.moderate, {"inputs": []}),
+    ]
+    for call, fields in faulty:
+        raises(errors.HTTPValidationError, partial(call, model=model, **fields))
+    data = {"file_name": "a", "content": b"x"}
+    purpose = raises(errors.SDKError, lambda: client.files.upload(file=data, purpose="A B"))
+    assert purpose.status_code == 422
 
 
 STEPS = (
