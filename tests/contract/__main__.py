@@ -90,7 +90,8 @@ def _made(client: httpx.Client) -> dict[str, str]:
         "/v1/batch/jobs", json={"endpoint": "/v1/embeddings", "requests": requests}
     ).json()["id"]
     workspace = client.post("/v1/admin/workspaces", json={"name": "team"}).json()["id"]
-    return {"file_id": file, "job_id": job, "workspace_id": workspace}
+    firm = client.post("/v1/admin/organisations", json={"name": "firm"}).json()["id"]
+    return {"file_id": file, "job_id": job, "workspace_id": workspace, "organisation_id": firm}
 
 
 def modes_of(operation: Operation) -> list[GenerationMode]:
