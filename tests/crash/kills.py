@@ -32,7 +32,7 @@ def killed(place: Place) -> None:
 def left_by_its_database(place: Place, postgres: Postgres) -> None:
     """PostgreSQL stopped at once, twice, and started again under traffic. Who asks meanwhile is
     answered or told to come back, never with a 500; and the server goes on by itself."""
-    traffic = Traffic(seed=1, may_refuse=frozenset((429, 503)))
+    traffic = Traffic(seed=1, may_refuse=frozenset((408, 429, 503)))
     with place.served() as server:
 
         def stop_and_start() -> None:

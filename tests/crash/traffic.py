@@ -27,9 +27,10 @@ MODEL = "tiny"
 
 class Traffic:
     """`told` of it: answers by request id, files and their digests, jobs. `may_refuse` are the
-    statuses, beside 200, that are an answer to a sound request."""
+    statuses, beside 200, that are an answer to a sound request; 408 is one where the machine stood
+    still for as long as a body may pause."""
 
-    def __init__(self, seed: int, may_refuse: frozenset[int] = frozenset((429,))) -> None:
+    def __init__(self, seed: int, may_refuse: frozenset[int] = frozenset((408, 429))) -> None:
         self._chooser = random.Random(seed)
         self._may_refuse = may_refuse
         self.usages: dict[str, dict[str, int]] = {}
