@@ -35,7 +35,8 @@ GROUPS: dict[str, By] = {kind: kind for kind in get_args(By)}
 
 KEYS_QUERY = {"limit": number(), "offset": number(), "name": TEXT, "workspace_id": TEXT}
 USAGE_QUERY = {
-    **{"month": number(1, 12), "year": number(1970, 9998), "workspace_id": TEXT, "key_id": TEXT},
+    **{"month": number(1, 12), "year": number(1970, 9998)},
+    **{"organisation_id": TEXT, "workspace_id": TEXT, "key_id": TEXT},
     "by": {"type": "array", "items": one_of(list(GROUPS))},
 }
 
