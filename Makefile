@@ -16,7 +16,7 @@ INSTALL := $(PIP) install --no-build-isolation --editable
 # Once the developer's environment is there, it serves the user's verbs too.
 READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
 
-.PHONY: help demo serve test check fix bench soak sdk contract crash oracle fuzz clean
+.PHONY: help demo serve test check fix bench soak sdk contract crash oracle fuzz vllm clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -79,6 +79,9 @@ soak: SECONDS = 1800
 soak: $(VENV)/.dev  ## a server under all kinds of clients at once, for half an hour
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(MODEL),--model $(MODEL))
 
+vllm: $(VENV)/.dev .venv-vllm/.gguf  ## a real vLLM server as upstream, beside the same model here
+	@$(BIN)/python -m tests.vllm
+
 clean:  ## remove the environments and build folders (not the models)
 	rm -rf .venv .venv-* build
 
@@ -138,6 +141,11 @@ LLAMA_portable := -DGGML_SSE42=OFF -DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_FMA=OFF
 	@CMAKE_ARGS="-DGGML_NATIVE=OFF $(LLAMA_$*) -DLLAVA_BUILD=OFF" \
 	  .venv-bench-$*/bin/python -m pip --disable-pip-version-check --no-input -qq install \
 	  --no-binary llama-cpp-python --no-cache-dir -r benchmarks/rivals/llama_cpp.txt
+	@touch $@
+
+# What transformers wants for reading GGUF files.
+.venv-vllm/.gguf: .venv-vllm/.ready
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check --no-input -qq install gguf accelerate
 	@touch $@
 
 # The registry's torchvision and its kin do not fit vLLM's torch, and it does without them.

@@ -27,7 +27,10 @@
     ├── GuardrailError            input that a guardrail of the request blocks
     ├── EngineError               the running engine
     │   ├── QueueFullError            too many requests waiting; carries `retry_after_s`
-    │   └── EngineStoppedError        submitted after, or cut off by, shutdown
+    │   │   └── UpstreamBusyError         it is a server elsewhere that takes no more now
+    │   ├── EngineStoppedError        submitted after, or cut off by, shutdown
+    │   └── UpstreamError             a server elsewhere that failed, or answered nonsense
+    │       └── UpstreamAwayError         it cannot be reached, or is given a rest; `retry_after_s`
     └── StoreError                what must survive: keys, prices, the ledger, files, jobs
         ├── StoreNotFoundError        no workspace, key, … by that name or id
         ├── StoreFullError            no room on the disk for one more file
@@ -166,8 +169,24 @@ class QueueFullError(EngineError):
         self.retry_after_s = retry_after_s
 
 
+class UpstreamBusyError(QueueFullError):
+    """A server elsewhere takes no more requests now."""
+
+
 class EngineStoppedError(EngineError):
     """The engine is shut down, or was while the request ran."""
+
+
+class UpstreamError(EngineError):
+    """A server elsewhere failed, or answered what makes no sense."""
+
+
+class UpstreamAwayError(UpstreamError):
+    """A server elsewhere cannot be reached, or is given a rest. `retry_after_s`: seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(CierzoError):

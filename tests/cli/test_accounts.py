@@ -103,7 +103,7 @@ def test_usage_adds_up(cli: Cli, tmp_path: Path) -> None:
         record("d", created_at_ms=DAY_MS * 90, status="failed", price_micros=0),
     )
     with_store(tmp_path, lambda db: db.write(lambda c: ledger.insert_usage(c, rows)))
-    assert cli("usage --csv").splitlines()[1] == "4,1000034,12,12,1.500014"
+    assert cli("usage --csv").splitlines()[1] == "4,1000034,12,12,1.500014,0"
     by_model = list(csv.DictReader(io.StringIO(cli("usage --by model --by day --csv"))))
     assert [(row["model"], row["day"]) for row in by_model] == [
         ("big", "1970-02-02"),

@@ -21,7 +21,7 @@ from cierzo.engine import Engine
 from cierzo.server.app import build_app
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 from cierzo.store import open_database
 from cierzo.store.files import FileStore
 from cierzo.tokenizer.chat_prompt import ChatPrompt
@@ -92,7 +92,7 @@ def open_target(work: Path) -> Callable[[random.Random, Path], None]:
     tokenizer = load_tokenizer(write_tekken(work, "v13"))
     config = EngineConfig(max_model_len=_MAX_MODEL_LEN, num_blocks=256)
     engine = Engine(NoiseModel(tokenizer.vocab_size), config)
-    model = ServedModel(
+    model = TokenModel(
         id="tiny",
         engine=engine,
         text=ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size),

@@ -12,15 +12,15 @@ from cierzo.classifiers.definition import Classifier, ClassifierFolder
 from cierzo.classifiers.question import policy_question, topic_question
 from cierzo.jobs.worker import run_jobs
 from cierzo.server.schemas.models import Capabilities
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ByteTextModel, ScriptedEngine
 
 CONTEXT = 512
 
 
-def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> ServedModel:
-    return ServedModel(
+def scripted_model(engine: ScriptedEngine, name: str = "tiny") -> TokenModel:
+    return TokenModel(
         id=name,
         engine=engine,
         text=ByteTextModel(),

@@ -12,7 +12,7 @@ import pytest
 
 from cierzo import LLM, SamplingParams
 from cierzo.server.chat_text import ChatText
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 from tests.sdk.scenario import TOOL
 from tests.server.live import live_server
 from tests.server.test_chat import CHAT, chunks, text_of
@@ -28,7 +28,7 @@ def llm(default_model_path: Path) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def client(llm: LLM) -> Iterator[httpx.Client]:
-    model = ServedModel(
+    model = TokenModel(
         id="default",
         engine=llm.engine,
         text=ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size),

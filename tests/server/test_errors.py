@@ -155,7 +155,7 @@ def test_the_table(
     type_name: str,
     code: str | None,
 ) -> None:
-    if issubclass(kind, errors.QueueFullError | errors.RateLimitError):
+    if issubclass(kind, errors.QueueFullError | errors.RateLimitError | errors.UpstreamAwayError):
         error: Exception = kind("why", retry_after_s=1)
     else:
         error = kind("why")

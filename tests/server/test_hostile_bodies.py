@@ -17,7 +17,7 @@ from cierzo.errors import CierzoError
 from cierzo.server.chat_request import prepare_chat
 from cierzo.server.chat_text import ChatText
 from cierzo.server.schemas.chat import ChatCompletionRequest
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from tests.server.conftest import scripted_model
 from tests.server.scripted import ScriptedEngine
@@ -108,7 +108,7 @@ def test_made_up_bodies(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TokenModel:
     tokenizer = tekken(tmp_path_factory.mktemp("tekken"), "v13")
     text = ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size)
     return replace(scripted_model(ScriptedEngine()), text=text)
@@ -117,7 +117,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 @relaxed
 @given(damaged=damaged_bodies())
 def test_damaged_bodies_meet_real_prompts_and_grammars(
-    model: ServedModel, damaged: dict[str, Any]
+    model: TokenModel, damaged: dict[str, Any]
 ) -> None:
     """What the schema lets through is prepared, or refused by a typed error."""
     with suppress(ValidationError, CierzoError):

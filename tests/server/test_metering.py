@@ -316,7 +316,7 @@ def test_a_batch_line_is_half_price_and_its_row_its_callers_to_write(
             request = GenerationRequest("job:7", (1, 2, 3, 4, 5, 6), SamplingParams())
             usage = Usage(len(request.prompt_token_ids))
             metered.begin(usage, usage.num_prompt_tokens)
-            async for event in metered.submit(request):
+            async for event in metered.submit(engine, request):
                 usage.count(event)
             await metered.settle()
             metered.close()

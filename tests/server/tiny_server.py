@@ -24,7 +24,7 @@ from cierzo.models.transformer import StepArrays
 from cierzo.server.chat_text import ChatText
 from cierzo.server.config import ServerConfig
 from cierzo.server.schemas.models import Capabilities
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 from cierzo.store import Database
 from cierzo.tokenizer.chat_prompt import ChatPrompt
 from cierzo.tokenizer.fim_prompt import can_fill_in
@@ -72,7 +72,7 @@ def tiny_server(
     engine_config = EngineConfig(**{"max_model_len": 512, "num_blocks": 256, **config})
     engine = Engine(NoiseModel(tokenizer.vocab_size, gate), engine_config)
     text = ChatText(tokenizer, ChatPrompt(tokenizer), tokenizer.vocab_size)
-    model = ServedModel(
+    model = TokenModel(
         id="tiny",
         engine=engine,
         text=text,

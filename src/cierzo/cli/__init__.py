@@ -29,6 +29,7 @@ from cierzo.cli.quantize import quantize
 from cierzo.cli.remove import remove
 from cierzo.cli.serve import serve
 from cierzo.cli.upcycle import upcycle
+from cierzo.cli.upstream import UPSTREAM
 from cierzo.cli.usage import usage
 from cierzo.cli.version import version
 from cierzo.cli.workspaces import WORKSPACES
@@ -57,6 +58,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "keys": ("API keys of the server.", KEYS),
     "organisations": ("Organisations, to which workspaces belong.", ORGANISATIONS),
     "prices": ("Prices of the models, and the hosted service's.", PRICES),
+    "upstream": ("Models that live on other servers, offered here.", UPSTREAM),
     "workspaces": ("Workspaces, to which keys, files and usage belong.", WORKSPACES),
 }
 """Commands of two words: the first → its help, and what may follow it."""

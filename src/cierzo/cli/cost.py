@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -29,12 +30,13 @@ def cost(
     database_url: options.DatabaseUrl = None,
 ) -> None:
     """Cost per million tokens at the traffic that the ledger has, beside the hosted prices.
+    Upstreams' traffic is left out: this machine did not compute it.
 
     Busy: only the time in which requests were being answered, as if the machine were let by the
     second. Whole: all the time from the first request to the last.
     """
     hour_micros = micros(machine_per_hour, "--machine-per-hour")
-    period = period_of(month, since)
+    period = replace(period_of(month, since), only_here=True)
     from cierzo.store import ledger
     from cierzo.store.price_presets import PRESETS
 

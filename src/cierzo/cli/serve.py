@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +17,16 @@ import typer
 from cierzo.cli import options
 from cierzo.cli.console import err
 from cierzo.cli.store import store_of
+from cierzo.cli.upstream import key_of
 from cierzo.errors import SettingError
 
 if TYPE_CHECKING:
     from cierzo.llm import LLM
     from cierzo.server.served_model import ServedModel
+    from cierzo.server.token_model import TokenModel
     from cierzo.settings import Settings
     from cierzo.store import Database
+    from cierzo.store.upstreams import Upstream
 
 
 def serve(
@@ -45,6 +49,10 @@ def serve(
     max_waiting: options.MaxWaiting = None,
     prefix_caching: options.PrefixCaching = None,
     speculation: options.Speculation = None,
+    only_upstreams: Annotated[
+        bool,
+        typer.Option("--only-upstreams", help="No model here: only those of `cierzo upstream`."),
+    ] = False,
     strict: options.Strict = None,
     allow_remote: options.AllowRemote = None,
     transcript_days: options.TranscriptDays = None,
@@ -75,19 +83,23 @@ def serve(
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that left
-    named = name_models(models)
+    if only_upstreams and models:
+        raise typer.BadParameter("--only-upstreams leaves no place for models here; name none")
+    named = {} if only_upstreams else name_models(models)
     from cierzo.server.run import bind
-    from cierzo.store import api_keys, transcripts
+    from cierzo.store import api_keys, transcripts, upstreams
 
     # What can be refused at once is refused before gigabytes are fetched, packed and loaded.
     with store_of(settings) as database:
         has_keys = api_keys.any_exists(database)
         check_reach(settings.host, settings.allow_remote, has_keys)
         transcripts.delete_expired(database)
+        elsewhere = [(upstream, key_of(upstream)) for upstream in upstreams.list_all(database)]
+        check_names(named, [upstream for upstream, _ in elsewhere])
         with bind(settings.host, settings.port) as listener:
             if not has_keys:
                 err.print(f"no API keys yet: open to all {_who_reaches(settings.host)}")
-            _serve_on(listener, named, settings, database)
+            _serve_on(listener, named, elsewhere, settings, database)
 
 
 def check_reach(host: str, allow_remote: bool, has_keys: bool) -> None:
@@ -139,10 +151,29 @@ def name_models(names_or_paths: list[str] | None) -> dict[str, str]:
     return named
 
 
+def check_names(named: Mapping[str, str], elsewhere: Sequence[Upstream]) -> None:
+    """Raises SettingError for a model here that is called like one of an upstream, and when
+    there is none at all."""
+    for upstream in elsewhere:
+        for model in upstream.models:
+            if model.name in named:
+                raise SettingError(
+                    f"a model here and one of the upstream {upstream.name} are both called"
+                    f" {model.name!r}: remove the upstream and add it again with"
+                    f" --model OTHER={model.there}"
+                )
+    if not named and not any(upstream.models for upstream in elsewhere):
+        raise SettingError("there are no upstreams; `cierzo upstream add` adds one")
+
+
 def _serve_on(
-    listener: socket.socket, named: dict[str, str], settings: Settings, database: Database
+    listener: socket.socket,
+    named: dict[str, str],
+    elsewhere: Sequence[tuple[Upstream, str | None]],
+    settings: Settings,
+    database: Database,
 ) -> None:
-    """Load every model, then answer on `listener` until told to stop."""
+    """Load every model, then answer on `listener` until told to stop. `elsewhere` has keys."""
     from cierzo.classifiers.definition import ClassifierFolder
     from cierzo.cli.local import memory_of_each, packed_folder
     from cierzo.jobs.worker import run_jobs
@@ -150,21 +181,25 @@ def _serve_on(
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server
+    from cierzo.server.upstream.offer import served_models
     from cierzo.server.warm_up import warm_up
     from cierzo.store.files import FileStore
 
+    remote = [model for upstream, key in elsewhere for model in served_models(upstream, key)]
     folders = {model_id: packed_folder(name, settings) for model_id, name in named.items()}
     memory = memory_of_each(list(folders.values()), settings)
     with ExitStack() as stack:
-        served = []
+        served: list[ServedModel] = []
         for (model_id, folder), nbytes in zip(folders.items(), memory, strict=True):
             started = time.perf_counter()
             own = settings.model_copy(update={"memory": f"{nbytes}B"})
             llm = stack.enter_context(LLM(folder, settings=own))
-            served.append(_served(model_id, llm))
-            stack.callback(served[-1].text.close)
-            warm_up(served[-1])
+            model = _served(model_id, llm)
+            served.append(model)
+            stack.callback(model.text.close)
+            warm_up(model)
             err.print(f"{model_id} loaded in {time.perf_counter() - started:.1f} s")
+        served += remote
         config = ServerConfig(
             strict_fields=settings.strict,
             transcript_days=settings.transcript_days,
@@ -176,14 +211,14 @@ def _serve_on(
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 
 
-def _served(model_id: str, llm: LLM) -> ServedModel:
+def _served(model_id: str, llm: LLM) -> TokenModel:
     from cierzo.server.chat_text import ChatText
     from cierzo.server.schemas.models import Capabilities
-    from cierzo.server.served_model import ServedModel
+    from cierzo.server.token_model import TokenModel
     from cierzo.tokenizer.fim_prompt import can_fill_in
 
     text = ChatText(llm.tokenizer, llm.chat_prompt, llm.config.vocab_size)
-    return ServedModel(
+    return TokenModel(
         id=model_id,
         engine=llm.engine,
         text=text,

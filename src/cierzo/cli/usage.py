@@ -24,6 +24,7 @@ COLUMNS = (
     "cached_tokens",
     "completion_tokens",
     "price_usd",
+    "unknown_requests",
 )
 
 
@@ -105,5 +106,6 @@ def usage(
 
 def _row(line: UsageSum, there_micros: int | None) -> list[str]:
     counts = (line.requests, line.prompt_tokens, line.cached_tokens, line.completion_tokens)
-    amounts = [line.price_micros] + ([] if there_micros is None else [there_micros])
-    return [*line.group, *map(str, counts), *map(dollars, amounts)]
+    there = [] if there_micros is None else [dollars(there_micros)]
+    unknown = str(line.unknown_requests)
+    return [*line.group, *map(str, counts), dollars(line.price_micros), unknown, *there]

@@ -28,6 +28,8 @@ from cierzo.errors import (
     QueueFullError,
     RequestError,
     StoreUnavailableError,
+    UpstreamAwayError,
+    UpstreamBusyError,
 )
 from cierzo.server.app import ROUTES
 from cierzo.server.auth import Caller
@@ -36,10 +38,11 @@ from cierzo.store.ledger import UsageRecord
 
 logger = logging.getLogger(__name__)
 
-PASSING = (QueueFullError, EngineStoppedError, StoreUnavailableError)
+PASSING = (QueueFullError, EngineStoppedError, StoreUnavailableError, UpstreamAwayError)
 """What says nothing of the line: it is asked again."""
 
 RETRY_S = 0.5
+"""Where this machine has no room; an upstream says how long it wants to be left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ async def answer_line(app: FastAPI, asked: Asked) -> Answer:
         asked.rows.clear()
         try:
             return await _answer(_request(app, asked), asked)
+        except (UpstreamAwayError, UpstreamBusyError) as error:
+            await asyncio.sleep(error.retry_after_s)
         except PASSING:
             await asyncio.sleep(RETRY_S)
 
@@ -98,8 +103,8 @@ async def _respond(request: Request, asked: Asked) -> Response:
     except HTTPException as error:
         return await on_http_exception(request, error)
     except (CierzoError, FieldErrors) as error:
-        engines = [model.engine for model in request.app.state.models]
-        if isinstance(error, EngineError) and not all(engine.is_healthy() for engine in engines):
+        models = request.app.state.models
+        if isinstance(error, EngineError) and not all(model.is_running() for model in models):
             raise EngineStoppedError("the engine stops; a later start goes on") from error
         return response_for(error)
     except Exception as error:

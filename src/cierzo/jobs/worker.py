@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -19,6 +20,7 @@ from cierzo.jobs.gate import IDLE_LINES, Gate
 from cierzo.jobs.line import Asked, answer_line
 from cierzo.jobs.lines import Line, answered, check_lines, end_job, read_lines
 from cierzo.server.auth import Caller
+from cierzo.server.served_model import ServedModels
 from cierzo.store import Database, api_keys, batch_jobs
 from cierzo.store.batch_jobs import BatchJob, Status
 from cierzo.store.files import FileStore
@@ -43,6 +45,7 @@ class _Worker:
         self._app = app
         self._database: Database = app.state.database
         self._store: FileStore = app.state.files
+        self._models: ServedModels = app.state.models
         self._gate = Gate(app.state.metering.traffic)
         self._running: dict[str, asyncio.Task[None]] = {}  # by workspace
 
@@ -169,7 +172,9 @@ class _Worker:
             body = line.body if job.model is None else {"model": job.model, **line.body}
             asked = Asked(job.endpoint, f"{job.id}:{number}", await self._caller(job), body)
             cut_off[number] = asked
-            answer = await self._gate.run(partial(answer_line, self._app, asked))
+            ask = partial(answer_line, self._app, asked)
+            # What an upstream computes is in nobody's way here, and giving it up would cost money.
+            answer = await (ask() if self._is_elsewhere(body) else self._gate.run(ask))
             data = answered(job, number, line, answer.status, answer.body)
             is_kept = await database.in_thread(
                 batch_jobs.keep_line,
@@ -182,6 +187,11 @@ class _Worker:
             )
             if is_kept:
                 del cut_off[number]
+
+    def _is_elsewhere(self, body: Mapping[str, Any]) -> bool:
+        name = body.get("model")
+        model = self._models.find(name) if isinstance(name, str) else None
+        return model is not None and model.upstream is not None
 
     async def _reason_to_stop(self, job: BatchJob) -> Outcome:
         """When the job must not go on, what it ends as."""

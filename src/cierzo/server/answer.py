@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from cierzo.errors import EngineError
 from cierzo.server import sse
-from cierzo.server.completion import ChoiceDelta, PreparedCompletion, Usage, read_answers
+from cierzo.server.completion import ChoiceDelta, Completion, with_ends
 from cierzo.server.error_responses import json_response
 from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
@@ -31,39 +31,39 @@ class Answer:
         self,
         metered: Metered,
         name: str,
-        prepared: PreparedCompletion,
+        completion: Completion,
         metrics: Metrics,
         guardrails: list[dict[str, Any]] | None = None,
     ) -> None:
         self._metered = metered
-        self._request, self._plan = prepared.request, prepared.plan
+        self._completion = completion
         self._metrics = metrics
-        self._usage = Usage(len(self._request.prompt_token_ids))
+        self._n, self._usage = completion.n, completion.usage
         self._tail = {} if guardrails is None else {"guardrails": guardrails}
         self._head: dict[str, Any] = {
-            "id": self._request.request_id.replace("-", ""),
+            "id": metered.request_id.replace("-", ""),
             "object": "chat.completion",
             "created": int(time.time()),
             "model": name,
         }
 
     async def _deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
-        """The engine's answer. Its last delta comes when its row is in the ledger."""
-        n = self._request.params.n
-        reasons = ["aborted"] * n
+        """The model's answers. Their last delta comes when its row is in the ledger."""
+        reasons = ["aborted"] * self._n
         self._metered.begin(self._usage, self._usage.num_prompt_tokens)
-        stream = self._metered.submit(self._request)
         try:
-            async with aclosing(read_answers(stream, self._plan, n, self._usage)) as deltas:
-                async for delta in deltas:
-                    if delta.finish_reason is not None:
-                        reasons[delta.index] = delta.finish_reason
-                        if "aborted" not in reasons:
-                            await self._end(reasons)
-                    yield delta
+            with self._metered.unless_refused():
+                answers = self._completion.deltas(self._metered)
+                async with aclosing(with_ends(answers, self._n)) as deltas:
+                    async for delta in deltas:
+                        if delta.finish_reason is not None:
+                            reasons[delta.index] = delta.finish_reason
+                            if "aborted" not in reasons:
+                                await self._end(reasons)
+                        yield delta
         finally:
-            stream.close()
-            self._metrics.record(self._metered.model.id, self._usage, reasons)
+            if self._metered.has_computed:
+                self._metrics.record(self._metered.model.id, self._usage, reasons)
 
     async def _end(self, reasons: list[str]) -> None:
         if "error" in reasons:
@@ -73,11 +73,11 @@ class Answer:
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises EngineError when a choice ends in an error."""
-        totals = [ChoiceDelta(index) for index in range(self._request.params.n)]
+        totals = [ChoiceDelta(index) for index in range(self._n)]
         async with aclosing(self._deltas()) as deltas:
             async for delta in deltas:
                 if delta.finish_reason == "error":
-                    raise EngineError(delta.error or "the engine stopped this request")
+                    raise delta.error or EngineError("the engine stopped this request")
                 totals[delta.index].add(delta)
         choices = [_choice(total) for total in totals]
         return {**self._head, "choices": choices, "usage": self._usage.as_json(), **self._tail}
@@ -85,13 +85,13 @@ class Answer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Role first, then deltas; the last chunk carries finish_reason and usage; [DONE]."""
         head = {**self._head, "object": "chat.completion.chunk"}
-        num_running = self._request.params.n
+        num_running = self._n
         has_begun = False
         async with aclosing(self._deltas()) as deltas:
             async for delta in deltas:
                 if not has_begun:
                     if delta.finish_reason == "error":  # nothing sent yet: a real HTTP error
-                        raise EngineError(delta.error or "the engine stopped this request")
+                        raise delta.error or EngineError("the engine stopped this request")
                     has_begun = True
                     for index in range(num_running):
                         yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
@@ -107,8 +107,7 @@ class Answer:
         """The end of a stream whose answer failed before it began."""
         head = {**self._head, "object": "chat.completion.chunk"}
         choices = [
-            _delta_choice(ChoiceDelta(index, finish_reason="error"))
-            for index in range(self._request.params.n)
+            _delta_choice(ChoiceDelta(index, finish_reason="error")) for index in range(self._n)
         ]
         return sse.event({**head, "choices": choices, "usage": self._usage.as_json()}) + sse.DONE
 

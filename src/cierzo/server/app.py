@@ -79,6 +79,7 @@ from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.health import Health
 from cierzo.server.schemas.models import ModelCard, ModelList
 from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.server.token_model import TokenModel
 from cierzo.server.transcripts import TranscriptMiddleware
 from cierzo.store import Database
 from cierzo.store.files import FileStore
@@ -345,14 +346,19 @@ def build_app(
     app.state.models = served
     app.state.classifiers = ServedClassifiers(served, classifiers)
     app.state.config = config
-    app.state.metrics = Metrics(served)
+    engines = {
+        model.id: model.engine
+        for model in models
+        if isinstance(model, TokenModel) and model.upstream is None
+    }
+    app.state.metrics = Metrics(engines)
     app.state.database = database
     app.state.files = file_store
     app.state.auth = Authenticator(database)
     app.state.metering = Metering(database, served, config.max_open_per_workspace)
     app.state.jobs_changed = asyncio.Event()
     app.state.background = background
-    app.state.health_probes = {model.id: HealthProbe(model.engine) for model in models}
+    app.state.health_probes = {name: HealthProbe(engine) for name, engine in engines.items()}
     for route in ROUTES:
         _add_route(app, route)
     app.openapi = cache(lambda: describe(app, ROUTES))  # type: ignore[method-assign]
@@ -368,8 +374,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     for model in app.state.models:
-        await asyncio.to_thread(model.engine.close)
-        model.text.close()
+        await model.close()
     await app.state.metering.close()
 
 

@@ -5,6 +5,8 @@ Refuses what no model here can do, by field. Knows nothing of HTTP.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import ContextOverflowError, UnsupportedRequestError
 from cierzo.server.completion import AnswerPlan, PreparedCompletion
@@ -14,11 +16,13 @@ from cierzo.server.schemas.chat import (
     ChatCompletionRequest,
     HostedTool,
 )
-from cierzo.server.served_model import ServedModel
+
+if TYPE_CHECKING:
+    from cierzo.server.token_model import TokenModel
 
 
 def prepare_chat(
-    body: ChatCompletionRequest, model: ServedModel, request_id: str, workspace: str
+    body: ChatCompletionRequest, model: TokenModel, request_id: str, workspace: str
 ) -> PreparedCompletion:
     """Templates, tokenizes and compiles grammars: call it off the event loop.
 

@@ -11,43 +11,77 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cierzo.classifiers.definition import Classifier, ClassifierFolder
-from cierzo.classifiers.moderation import MODERATION_MODELS, find_moderation_model
+from cierzo.classifiers.moderation import (
+    MODERATION_MODELS,
+    THRESHOLD,
+    find_moderation_model,
+)
 from cierzo.classifiers.question import Question, Render
 from cierzo.classifiers.scoring import Head, Scorer, Scores
 from cierzo.engine.readout import ReadPrompt
 from cierzo.errors import ContextOverflowError, ModelNotFoundError, PromptError, RequestError
 from cierzo.server.completion import Usage
+from cierzo.server.judges import Asked, Judge, Results
 from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
 from cierzo.server.prompt_size import refuse_endless_text
 from cierzo.server.readings import read_own_prompts, read_prompts
 from cierzo.server.schemas.chat import ChatCompletionRequest, UserMessage
 from cierzo.server.schemas.models import Capabilities, ModelCard
-from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.server.served_model import ServedModels
+from cierzo.server.token_model import TokenModel
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Questions for one model. `name` is what the request called it, `id` what the ledger does.
-    `scorers` goes by category, or by the classifier's name."""
+class QuestionJudge:
+    """A `Judge` that puts questions to one model. `scorers` goes by category, or by the
+    classifier's name."""
 
     name: str
     id: str
-    model: ServedModel
+    model: TokenModel
     scorers: Mapping[str, Scorer]
     is_policy: bool
 
-    def only(self, categories: Container[str]) -> Judge:
+    def only(self, categories: Container[str]) -> QuestionJudge:
         """This judge, asking no other questions."""
         kept = {name: scorer for name, scorer in self.scorers.items() if name in categories}
         return replace(self, scorers=kept)
+
+    async def moderate(
+        self, asked: Asked, metered: Metered, metrics: Metrics
+    ) -> tuple[Results, Usage]:
+        verdicts = await judge_texts(self, asked.texts, metered, metrics)
+        results = []
+        for of_text in verdicts.scores:
+            scores = {category: float(of_labels[0]) for category, of_labels in of_text.items()}
+            categories = {category: score >= THRESHOLD for category, score in scores.items()}
+            flagged = any(categories.values())
+            results.append(
+                {"flagged": flagged, "categories": categories, "category_scores": scores}
+            )
+        return results, verdicts.usage
+
+    async def classify(
+        self, asked: Asked, metered: Metered, metrics: Metrics
+    ) -> tuple[Results, Usage]:
+        verdicts = await judge_texts(self, asked.texts, metered, metrics)
+        results = []
+        for of_text in verdicts.scores:
+            by_target = {}
+            for target, scorer in self.scorers.items():
+                scores = of_text[target].tolist()
+                by_target[target] = {
+                    "scores": dict(zip(scorer.question.labels, scores, strict=True))
+                }
+            results.append(by_target)
+        return results, verdicts.usage
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
     """`scores`: per text, per question, the labels' probabilities."""
 
-    judge: Judge
     scores: list[dict[str, Scores]]
     usage: Usage
 
@@ -68,13 +102,14 @@ class ServedClassifiers:
         for name in self._folder.names_for(workspace_id) if self._folder is not None else ():
             found = self._find(name, workspace_id)
             model = self._models.find(found.model) if found is not None else None
-            if found is not None and model is not None:
+            if found is not None and isinstance(model, TokenModel):
                 can = Capabilities(classification=True, moderation=found.is_policy)
                 yield _card(name, (), found.question.instruction, can, model)
-        for moderation in MODERATION_MODELS:
+        model = self._first
+        for moderation in MODERATION_MODELS if model is not None else ():
+            assert model is not None
             categories = ", ".join(moderation.questions)
             can = Capabilities(moderation=True)
-            model = next(iter(self._models))
             yield _card(moderation.name, moderation.aliases, categories, can, model)
 
     def moderator(self, name: str, workspace_id: str) -> Judge:
@@ -84,14 +119,23 @@ class ServedClassifiers:
 
         Raises ModelNotFoundError, and RequestError for a classifier that has labels instead.
         """
+        return self._model_itself(name) or self.own_moderator(name, workspace_id)
+
+    def classifier(self, name: str, workspace_id: str) -> Judge:
+        """The workspace's named classifier. Raises as `moderator` does."""
+        if find_moderation_model(name) is not None:
+            raise RequestError(f"{name} moderates; ask it at /v1/moderations", param="model")
+        return self._model_itself(name) or self._named(name, workspace_id)
+
+    def own_moderator(self, name: str, workspace_id: str) -> QuestionJudge:
+        """As `moderator`, of this server's own questions."""
         moderation = find_moderation_model(name)
-        if moderation is not None:
-            model = next(iter(self._models))
+        if moderation is not None and self._first is not None:
             scorers = {
-                category: self._scorer(model, question)
+                category: self._scorer(self._first, question)
                 for category, question in moderation.questions.items()
             }
-            return Judge(name, moderation.name, model, scorers, is_policy=True)
+            return QuestionJudge(name, moderation.name, self._first, scorers, is_policy=True)
         judge = self._named(name, workspace_id)
         if not judge.is_policy:
             raise RequestError(
@@ -99,13 +143,18 @@ class ServedClassifiers:
             )
         return judge
 
-    def classifier(self, name: str, workspace_id: str) -> Judge:
-        """The workspace's named classifier. Raises as `moderator` does."""
-        if find_moderation_model(name) is not None:
-            raise RequestError(f"{name} moderates; ask it at /v1/moderations", param="model")
-        return self._named(name, workspace_id)
+    @property
+    def _first(self) -> TokenModel | None:
+        """The model of the moderation models' questions: the first that is here."""
+        return next(
+            (m for m in self._models if isinstance(m, TokenModel) and m.upstream is None), None
+        )
 
-    def _named(self, name: str, workspace_id: str) -> Judge:
+    def _model_itself(self, name: str) -> Judge | None:
+        model = self._models.find(name)
+        return None if model is None else model.judge(name)
+
+    def _named(self, name: str, workspace_id: str) -> QuestionJudge:
         found = self._find(name, workspace_id)
         if found is None:
             if self._models.find(name) is not None:
@@ -116,17 +165,17 @@ class ServedClassifiers:
                 )
             raise ModelNotFoundError(self._models.unknown(name))
         model = self._models.find(found.model)
-        if model is None:
+        if not isinstance(model, TokenModel):
             raise ModelNotFoundError(
                 f"Invalid model: {name}; it was made for {found.model}, which is not served here"
             )
         scorer = self._scorer(model, found.question, found.head)
-        return Judge(name, name, model, {name: scorer}, found.is_policy)
+        return QuestionJudge(name, name, model, {name: scorer}, found.is_policy)
 
     def _find(self, name: str, workspace_id: str) -> Classifier | None:
         return self._folder.find(name, workspace_id) if self._folder is not None else None
 
-    def _scorer(self, model: ServedModel, question: Question, head: Head | None = None) -> Scorer:
+    def _scorer(self, model: TokenModel, question: Question, head: Head | None = None) -> Scorer:
         key = (model.id, question, id(head))
         scorer = self._scorers.get(key)
         if scorer is None:
@@ -146,7 +195,7 @@ def _card(
     aliases: tuple[str, ...],
     description: str,
     capabilities: Capabilities,
-    model: ServedModel,
+    model: TokenModel,
 ) -> ModelCard:
     return ModelCard(
         id=name,
@@ -159,7 +208,7 @@ def _card(
     )
 
 
-def _render(model: ServedModel) -> Render | None:
+def _render(model: TokenModel) -> Render | None:
     """The model's chat format for one user message; None when it has none."""
 
     def render(content: str) -> Sequence[int]:
@@ -175,7 +224,7 @@ def _render(model: ServedModel) -> Render | None:
 
 
 async def judge_texts(
-    judge: Judge, texts: Sequence[str], metered: Metered, request_id: str, metrics: Metrics
+    judge: QuestionJudge, texts: Sequence[str], metered: Metered, metrics: Metrics
 ) -> Verdicts:
     """Every question of `judge` about every text: one batch over the questions' prefixes.
 
@@ -184,7 +233,7 @@ async def judge_texts(
     scorers = list(judge.scorers.values())
     await _calibrate(judge.model, scorers)
     prompts = await asyncio.to_thread(_prompts, judge.model, scorers, texts)
-    readings, usage = await read_prompts(metered, prompts, request_id, metrics)
+    readings, usage = await read_prompts(judge.model.engine, prompts, metered, metrics)
     by_question = [
         [scorer.scores(reading) for reading in readings[at * len(texts) : (at + 1) * len(texts)]]
         for at, scorer in enumerate(scorers)
@@ -192,10 +241,10 @@ async def judge_texts(
     scores = [
         dict(zip(judge.scorers, of_text, strict=True)) for of_text in zip(*by_question, strict=True)
     ]
-    return Verdicts(judge, scores, usage)
+    return Verdicts(scores, usage)
 
 
-async def _calibrate(model: ServedModel, scorers: Sequence[Scorer]) -> None:
+async def _calibrate(model: TokenModel, scorers: Sequence[Scorer]) -> None:
     """Ask new questions about texts without content first. Two requests may both do so: the
     answers are the same."""
     new = [scorer for scorer in scorers if not scorer.is_calibrated]
@@ -210,7 +259,7 @@ async def _calibrate(model: ServedModel, scorers: Sequence[Scorer]) -> None:
 
 
 def _prompts(
-    model: ServedModel, scorers: Sequence[Scorer], texts: Sequence[str]
+    model: TokenModel, scorers: Sequence[Scorer], texts: Sequence[str]
 ) -> list[ReadPrompt]:
     """Question after question, each about all texts."""
     ids = []

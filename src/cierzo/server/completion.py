@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
-from cierzo.server.text_model import TokenStream, ToolCallParser, WrittenCall
+from cierzo.errors import EngineError
+from cierzo.server.text_model import Engine, TokenStream, ToolCallParser, WrittenCall
 from cierzo.tokenizer.detokenizer import Detokenizer
 from cierzo.tokenizer.stop_strings import StopMatcher
 from cierzo.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from cierzo.server.metering import Metered
 
 BEGIN_THINK, END_THINK = "[THINK]", "[/THINK]"
 
@@ -23,7 +28,10 @@ FinishReason = Literal["stop", "length", "model_length", "tool_calls", "error"]
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts and times of one request. Times are `time.monotonic()` seconds."""
+    """Token counts and times of one request. Times are `time.monotonic()` seconds.
+
+    Where the counts are an upstream's, they are not known (`is_known`) before it says them.
+    """
 
     num_prompt_tokens: int
     num_completion_tokens: int = 0
@@ -31,12 +39,16 @@ class Usage:
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     last_token_s: float | None = None
+    is_known: bool = True
 
     def count(self, event: TokenEvent) -> None:
         self.num_cached_tokens = event.num_cached_tokens
-        if event.token_id is None:
-            return
-        self.num_completion_tokens += 1
+        if event.token_id is not None:
+            self.num_completion_tokens += 1
+            self.note_time()
+
+    def note_time(self) -> None:
+        """Something of the answer has come."""
         self.last_token_s = time.monotonic()
         if self.first_token_s is None:
             self.first_token_s = self.last_token_s
@@ -79,6 +91,17 @@ class PreparedCompletion:
     plan: AnswerPlan
 
 
+class Completion(Protocol):
+    """The `n` answers to one request, still to be computed. `usage` counts along."""
+
+    n: int
+    usage: Usage
+
+    def deltas(self, metered: Metered) -> AsyncGenerator[ChoiceDelta, None]:
+        """What comes of all answers; closing it stops them. Raises EngineError, and RequestError
+        where it is an upstream that refuses."""
+
+
 @dataclass(slots=True)
 class ChoiceDelta:
     """What one event adds to one choice. `finish_reason` is set on the choice's last.
@@ -94,7 +117,7 @@ class ChoiceDelta:
     logprobs: list[dict[str, Any]] | None = None
     prompt_logprobs: list[dict[str, Any]] | None = None
     finish_reason: FinishReason | None = None
-    error: str | None = None
+    error: EngineError | None = None
 
     def add(self, later: ChoiceDelta) -> None:
         """Make this delta the sum of itself and a later one of the same choice."""
@@ -210,7 +233,7 @@ class ChoiceReader:
             return
         if self._stop is not None:
             delta.text += self._stop.flush()
-        delta.error = event.error
+        delta.error = None if event.error is None else EngineError(event.error)
         reason: FinishReason = event.finish_reason
         self._end(delta, "tool_calls" if reason == "stop" and self._num_tool_calls else reason)
 
@@ -259,3 +282,38 @@ async def read_answers(
                     return
     finally:
         stream.close()
+
+
+class TokenCompletion:
+    """A `Completion` whose tokens an engine computes and `prepared.plan` reads."""
+
+    def __init__(self, engine: Engine, prepared: PreparedCompletion) -> None:
+        self.n = prepared.request.params.n
+        self.usage = Usage(len(prepared.request.prompt_token_ids))
+        self._engine = engine
+        self._request, self._plan = prepared.request, prepared.plan
+
+    async def deltas(self, metered: Metered) -> AsyncGenerator[ChoiceDelta, None]:
+        stream = metered.submit(self._engine, self._request)
+        async with aclosing(read_answers(stream, self._plan, self.n, self.usage)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
+async def with_ends(
+    deltas: AsyncGenerator[ChoiceDelta, None], n: int
+) -> AsyncGenerator[ChoiceDelta, None]:
+    """The same deltas; what raises EngineError after the first ends its choices with "error"."""
+    running: set[int] | None = None
+    async with aclosing(deltas):
+        try:
+            async for delta in deltas:
+                running = set(range(n)) if running is None else running
+                if delta.finish_reason is not None:
+                    running.discard(delta.index)
+                yield delta
+        except EngineError as error:
+            if running is None:
+                raise
+            for index in sorted(running):
+                yield ChoiceDelta(index, finish_reason="error", error=error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +13,15 @@ from cierzo.engine.readout import Readout, ReadPrompt, Row, unit_length
 from cierzo.errors import ContextOverflowError, RequestError
 from cierzo.server.prompt_size import refuse_endless_text
 from cierzo.server.schemas.embeddings import EmbeddingRequest
-from cierzo.server.served_model import ServedModel
 from cierzo.tokenizer.tokenizer import encode_whole
 
+if TYPE_CHECKING:
+    from cierzo.server.token_model import TokenModel
 
-def prepare_embeddings(body: EmbeddingRequest, model: ServedModel) -> list[ReadPrompt]:
+
+def prepare_embeddings(body: EmbeddingRequest, model: TokenModel) -> list[ReadPrompt]:
     """One prompt per input. Tokenizes: call it off the event loop. Raises RequestError."""
-    if (body.output_dimension or body.dimensions or 1) > model.embedding_dim:
-        raise RequestError(
-            f"{body.model} makes vectors of {model.embedding_dim} numbers; ask for no more",
-            param="output_dimension" if body.output_dimension else "dimensions",
-        )
-    if "binary" in (body.output_dtype or "") and _dimension(body, model) % 8:
-        raise RequestError(
-            f"eight numbers make a byte of a binary vector, and {_dimension(body, model)} is no "
-            "multiple of 8; ask for an output_dimension that is",
-            param="output_dimension",
-        )
+    check_dimension(body, model.embedding_dim)
     readout = Readout(pooling=model.pooling)
     return [
         ReadPrompt(_token_ids(text, position, model), readout)
@@ -36,10 +29,36 @@ def prepare_embeddings(body: EmbeddingRequest, model: ServedModel) -> list[ReadP
     ]
 
 
-def vector_json(hidden: Row, body: EmbeddingRequest, model: ServedModel) -> Any:
+def check_dimension(body: EmbeddingRequest, dim: int) -> None:
+    """Raise RequestError for vectors that a model of `dim` numbers cannot make."""
+    wanted = _dimension(body, dim)
+    if wanted > dim:
+        raise RequestError(
+            f"{body.model} makes vectors of {dim} numbers; ask for no more",
+            param="output_dimension" if body.output_dimension else "dimensions",
+        )
+    if "binary" in (body.output_dtype or "") and wanted % 8:
+        raise RequestError(
+            f"eight numbers make a byte of a binary vector, and {wanted} is no "
+            "multiple of 8; ask for an output_dimension that is",
+            param="output_dimension",
+        )
+
+
+def vector_json(hidden: Row, body: EmbeddingRequest) -> Any:
     """`hidden` as the answer's `embedding`: numbers, or base64 of their bytes."""
-    vector = unit_length(unit_length(hidden)[: _dimension(body, model)])
-    values = _as_dtype(vector, body.output_dtype or "float")
+    vector = unit_length(unit_length(hidden)[: _dimension(body, len(hidden))])
+    return _encoded(_as_dtype(vector, body.output_dtype or "float"), body)
+
+
+def as_sent(values: Sequence[float], body: EmbeddingRequest) -> Any:
+    """A vector that an upstream has made in the wanted dimension and type already."""
+    dtype = {"uint8": np.uint8, "ubinary": np.uint8, "int8": np.int8, "binary": np.int8}
+    array = np.array(values, dtype.get(body.output_dtype or "", np.float32))
+    return _encoded(array, body)
+
+
+def _encoded(values: NDArray[Any], body: EmbeddingRequest) -> Any:
     if body.encoding_format == "base64":
         return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
     return values
@@ -57,8 +76,8 @@ def _as_dtype(vector: Row, dtype: str) -> NDArray[Any]:
     return bits if dtype == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
 
 
-def _dimension(body: EmbeddingRequest, model: ServedModel) -> int:
-    return body.output_dimension or body.dimensions or model.embedding_dim
+def _dimension(body: EmbeddingRequest, dim: int) -> int:
+    return body.output_dimension or body.dimensions or dim
 
 
 def _inputs(body: EmbeddingRequest) -> list[Any]:
@@ -69,7 +88,7 @@ def _inputs(body: EmbeddingRequest) -> list[Any]:
     return list(value)
 
 
-def _token_ids(text: str | list[int], position: int, model: ServedModel) -> tuple[int, ...]:
+def _token_ids(text: str | list[int], position: int, model: TokenModel) -> tuple[int, ...]:
     if isinstance(text, str):
         refuse_endless_text([text], model.max_context_length, param="input")
         text = encode_whole(model.text.tokenizer, text) if text else []

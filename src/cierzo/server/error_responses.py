@@ -34,6 +34,8 @@ ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (errors.RateLimitError, 429, "rate_limited", "1300"),
     (errors.QueueFullError, 429, "rate_limited", "1300"),
     (errors.EngineStoppedError, 503, "service_unavailable", None),
+    (errors.UpstreamAwayError, 503, "service_unavailable", None),
+    (errors.UpstreamError, 502, "upstream_failed", None),
     (errors.StoreUnavailableError, 503, "service_unavailable", None),
     (errors.StoreNotFoundError, 404, "not_found", None),
     (errors.StoreFullError, 507, "insufficient_storage", None),
@@ -193,7 +195,7 @@ def response_for(error: Exception) -> Response:
 
 
 def _headers_of(error: Exception) -> dict[str, str] | None:
-    if isinstance(error, errors.QueueFullError | errors.RateLimitError):
+    if isinstance(error, errors.QueueFullError | errors.RateLimitError | errors.UpstreamAwayError):
         wait_s = error.retry_after_s
         return None if wait_s is None else {"retry-after": str(wait_s)}
     if isinstance(error, errors.StoreUnavailableError):

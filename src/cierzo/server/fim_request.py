@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.server.completion import AnswerPlan, PreparedCompletion
 from cierzo.server.prompt_size import refuse_endless_text
 from cierzo.server.schemas.fim import FimCompletionRequest
-from cierzo.server.served_model import ServedModel
 from cierzo.tokenizer.fim_prompt import encode_fim, fim_stop_ids
+
+if TYPE_CHECKING:
+    from cierzo.server.token_model import TokenModel
 
 
 def prepare_fim(
-    body: FimCompletionRequest, model: ServedModel, request_id: str, workspace: str
+    body: FimCompletionRequest, model: TokenModel, request_id: str, workspace: str
 ) -> PreparedCompletion:
     """Tokenizes: call it off the event loop. Raises RequestError."""
     suffix = body.suffix or ""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from cierzo.classifiers.moderation import THRESHOLD
 from cierzo.errors import ContextOverflowError, EngineError, GuardrailError, RequestError
 from cierzo.server.auth import Caller
-from cierzo.server.classifiers import Judge, ServedClassifiers, Verdicts, judge_texts
+from cierzo.server.classifiers import QuestionJudge, ServedClassifiers, Verdicts, judge_texts
 from cierzo.server.conversation_text import conversation_text
 from cierzo.server.metering import Metering
 from cierzo.server.metrics import Metrics
@@ -77,7 +77,7 @@ class GuardrailCheck:
 
     async def _moderate(self, config: ModerationConfig, name: str, text: str) -> dict[str, Any]:
         workspace_id = self._caller.workspace_id
-        judge = await asyncio.to_thread(self._classifiers.moderator, name, workspace_id)
+        judge = await asyncio.to_thread(self._classifiers.own_moderator, name, workspace_id)
         thresholds = {
             category: THRESHOLD if given is None else given
             for category, given in (config.custom_category_thresholds or {}).items()
@@ -110,7 +110,7 @@ class GuardrailCheck:
             "action": config.action or "none",
         }
 
-    async def _judge(self, judge: Judge, text: str) -> Verdicts:
+    async def _judge(self, judge: QuestionJudge, text: str) -> Verdicts:
         self._num_moderations += 1
         row_id = f"{self._request_id}:guardrail-{self._num_moderations}"
         metered = await self._metering.open(
@@ -122,6 +122,6 @@ class GuardrailCheck:
             answered_by=judge.model,
         )
         try:
-            return await judge_texts(judge, [text], metered, row_id, self._metrics)
+            return await judge_texts(judge, [text], metered, self._metrics)
         finally:
             metered.close()

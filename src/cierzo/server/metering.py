@@ -1,8 +1,8 @@
 """From a request's admission to its row in the ledger, which is there before the answer ends.
 
-Every way to the engine leads through `Metered`, so that no computation goes uncounted and each
-is done under its workspace's name. Rows are written exactly once: an answer's last bytes wait
-for its row, and whatever ends otherwise gets its row when the request is closed.
+Every way to an engine or an upstream leads through `Metered`, so that no computation goes
+uncounted and each is done under its workspace's name. Rows are written exactly once: an answer's
+last bytes wait for its row, and whatever ends otherwise gets its row when the request is closed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from starlette.requests import Request
 
 from cierzo.engine.request import GenerationRequest
-from cierzo.errors import StoreUnavailableError
+from cierzo.errors import (
+    QueueFullError,
+    RequestError,
+    StoreUnavailableError,
+    UpstreamAwayError,
+)
 from cierzo.ids import now_ms
 from cierzo.server.auth import Caller
 from cierzo.server.completion import Usage
 from cierzo.server.limiter import Limiter, Subject, limit_headers
 from cierzo.server.served_model import ServedModel, ServedModels
-from cierzo.server.text_model import TokenStream
+from cierzo.server.text_model import Engine, TokenStream
 from cierzo.store import Database, ledger, pricing
 from cierzo.store.db import PATIENCE_S
 from cierzo.store.ledger import Status, UsageRecord
@@ -108,7 +114,8 @@ class Traffic:
 
 
 class Metered:
-    """One request. `enter`, `begin`, `submit` …, `settle`; and `close`, however it ends."""
+    """One request. `enter`, `begin`, `submit` or `start` …, `settle`; and `close`, however it
+    ends."""
 
     def __init__(
         self,
@@ -124,17 +131,19 @@ class Metered:
     ) -> None:
         self.caller = caller
         self.model = model
+        self.request_id = request_id
         self._name = name
         self._metering = metering
         self._price = price
         self._subjects = subjects
-        self._request_id = request_id
         self._endpoint = endpoint
         self._is_batch = batch_rows is not None
         self._batch_rows = batch_rows
+        self._holds_back_batches = not self._is_batch and model.upstream is None
         self._is_inside = False
         self._has_failed = False
         self._usage: Usage | None = None
+        self._num_counted = 0
         self._has_computed = False
         self._record: UsageRecord | None = None
 
@@ -142,24 +151,39 @@ class Metered:
         """Be counted among the running. Raises BudgetError, RateLimitError."""
         self._metering.limiter.enter(self._subjects, is_batch=self._is_batch)
         self._is_inside = True
-        if not self._is_batch:
+        if self._holds_back_batches:
             self._metering.traffic.add(1)
 
     def begin(self, usage: Usage, num_prompt_tokens: int) -> None:
-        """Count the prompts; `usage` is what the row will say. Raises RateLimitError."""
+        """Count the prompts, as far as they are known; `usage` is what the row will say. Raises
+        RateLimitError."""
         for subject in () if self._is_batch else self._subjects:
             subject.check_tokens(num_prompt_tokens)
         for subject in self._subjects:
             subject.tokens.add(time.monotonic(), num_prompt_tokens)
+        self._num_counted = num_prompt_tokens
         self._usage = usage
 
-    def submit(self, request: GenerationRequest) -> TokenStream:
+    def submit(self, engine: Engine, request: GenerationRequest) -> TokenStream:
         """Hand a request to the engine: from here on there will be a row. Raises EngineError."""
-        assert self._usage is not None, "begin() counts a request before it costs anything"
         assert request.workspace == self.caller.workspace_id, "else prefixes would be shared"
-        stream = self.model.engine.submit(request)
-        self._has_computed = True
+        stream = engine.submit(request)
+        self.start()
         return stream
+
+    def start(self) -> None:
+        """It is about to cost something: from here on there will be a row."""
+        assert self._usage is not None, "begin() counts a request before it costs anything"
+        self._has_computed = True
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """No row after all where within this an upstream refuses, or is not there."""
+        try:
+            yield
+        except (RequestError, QueueFullError, UpstreamAwayError):
+            self._has_computed = False
+            raise
 
     async def settle(self) -> None:
         """Return when the row is on the disk; call it before the answer's last bytes.
@@ -183,8 +207,9 @@ class Metered:
     def _write(self, status: Status) -> Future[None] | None:
         """Hand the row on, once: to the ledger, or of a batch line to its keeper."""
         record = self._record = self._make_record(status)
+        uncounted = max(0, record.prompt_tokens - self._num_counted)  # what an upstream counted
         for subject in self._subjects:
-            subject.tokens.add(time.monotonic(), record.completion_tokens)
+            subject.tokens.add(time.monotonic(), uncounted + record.completion_tokens)
             subject.month_tokens += record.prompt_tokens + record.completion_tokens
             subject.month_micros += record.price_micros
         if self._batch_rows is None:
@@ -199,7 +224,7 @@ class Metered:
         price_micros = self._price.cost_micros(*counts, is_batch=self._is_batch)
         is_charged = ledger.is_charged(status, counts[2], is_batch=self._is_batch)
         return UsageRecord(
-            request_id=self._request_id,
+            request_id=self.request_id,
             created_at_ms=now_ms(),
             workspace_id=self.caller.workspace_id,
             key_id=self.caller.key.id if self.caller.key is not None else None,
@@ -212,7 +237,13 @@ class Metered:
             completion_tokens=counts[2],
             duration_ms=round(1000 * (time.monotonic() - usage.started_s)),
             price_micros=price_micros if is_charged else 0,
+            upstream=self.model.upstream,
+            usage_known=usage.is_known,
         )
+
+    @property
+    def has_computed(self) -> bool:
+        return self._has_computed
 
     def fail(self) -> None:
         """It is our fault if this request ends without an answer."""
@@ -231,7 +262,7 @@ class Metered:
         self._is_inside = False
         for subject in self._subjects:
             subject.num_open -= 1
-        if not self._is_batch:
+        if self._holds_back_batches:
             self._metering.traffic.add(-1)
 
     def headers(self) -> Iterator[tuple[str, str]]:

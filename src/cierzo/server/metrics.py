@@ -6,7 +6,7 @@ One registry per app, no globals. The engines' own numbers are read when scraped
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from cierzo.server.completion import Usage
-from cierzo.server.served_model import ServedModels
+from cierzo.server.text_model import Engine
 
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -46,11 +46,11 @@ ENGINE_METRICS: tuple[
 
 
 class Metrics:
-    """All of one server's metrics."""
+    """All of one server's metrics; its engines by their models' ids."""
 
-    def __init__(self, models: ServedModels) -> None:
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_EngineMetrics(models))
+        self.registry.register(_EngineMetrics(engines))
         self.http_requests = Counter(
             "cierzo_http_requests",
             "HTTP requests answered",
@@ -110,11 +110,11 @@ class Metrics:
 class _EngineMetrics(Collector):
     """The engines' own numbers at the moment of the scrape."""
 
-    def __init__(self, models: ServedModels) -> None:
-        self._models = models
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        stats = [(model.id, model.engine.stats()) for model in self._models]
+        stats = [(model_id, engine.stats()) for model_id, engine in self._engines.items()]
         for field, kind, name, text in ENGINE_METRICS:
             family = kind(f"cierzo_{name}", text, labels=["model"])
             for model_id, of_model in stats:

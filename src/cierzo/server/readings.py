@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from cierzo.engine.readout import Reading, ReadPrompt
 from cierzo.engine.request import GenerationRequest, SamplingParams
@@ -30,7 +31,7 @@ NOTHING_MORE = SamplingParams(temperature=0.0, max_tokens=0)
 
 
 async def read_prompts(
-    metered: Metered, prompts: Sequence[ReadPrompt], request_id: str, metrics: Metrics
+    engine: Engine, prompts: Sequence[ReadPrompt], metered: Metered, metrics: Metrics
 ) -> tuple[list[Reading], Usage]:
     """The reading of each prompt, and what all of them cost, which is in the ledger by then.
 
@@ -42,7 +43,8 @@ async def read_prompts(
     try:
         metered.begin(usage, sum(len(prompt.token_ids) for prompt in prompts))
         workspace = metered.caller.workspace_id
-        readings = await _Reader(metered.submit, workspace, prompts, request_id, usage).run()
+        submit = partial(metered.submit, engine)
+        readings = await _Reader(submit, workspace, prompts, metered.request_id, usage).run()
         await metered.settle()
         reason = "stop"
         return readings, usage

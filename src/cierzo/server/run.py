@@ -114,4 +114,4 @@ class Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._drain_s)
         for model in self._app.state.models:
-            await asyncio.to_thread(model.engine.close)
+            await model.stop()

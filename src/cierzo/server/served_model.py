@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
-from cierzo.config import Pooling
 from cierzo.errors import ModelNotFoundError, SettingError
+from cierzo.server.completion import Completion, Usage
+from cierzo.server.schemas.chat import ChatCompletionRequest
+from cierzo.server.schemas.embeddings import EmbeddingRequest
+from cierzo.server.schemas.fim import FimCompletionRequest
 from cierzo.server.schemas.models import Capabilities, ModelCard
-from cierzo.server.text_model import Engine, TextModel
+
+if TYPE_CHECKING:
+    from cierzo.server.judges import Judge
+    from cierzo.server.metering import Metered
+    from cierzo.server.metrics import Metrics
 
 MAX_SHOWN_CHARS = 100
 """Of a name that is none of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """One engine with the text side of its model, and what `/v1/models` says of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel(ABC):
+    """What `/v1/models` says of a model, and what the endpoints ask of it.
 
-    `created` is unix seconds; `max_context_length` is tokens. Embeddings have `embedding_dim`
-    numbers, made of hidden states by `pooling`.
+    `created` is unix seconds; `max_context_length` is tokens, None where it is not known. With
+    an `upstream`, by its name, it is computed there, and this machine's engines are left alone.
     """
 
     id: str
-    engine: Engine
-    text: TextModel
     created: int
-    max_context_length: int
-    embedding_dim: int
-    pooling: Pooling = "last"
+    max_context_length: int | None
     aliases: tuple[str, ...] = ()
-    default_temperature: float = 0.7
+    default_temperature: float | None = 0.7
     description: str | None = None
+    upstream: str | None = None
     capabilities: Capabilities = field(
         default_factory=lambda: Capabilities(completion_chat=True, function_calling=True)
     )
@@ -48,6 +54,38 @@ class ServedModel:
             default_model_temperature=self.default_temperature,
             capabilities=self.capabilities,
         )
+
+    @abstractmethod
+    def chat(self, body: ChatCompletionRequest, request_id: str, workspace: str) -> Completion:
+        """The answers to a conversation, still to be computed. Blocking: call it off the event
+        loop. Raises PromptError, RequestError."""
+
+    @abstractmethod
+    def fim(self, body: FimCompletionRequest, request_id: str, workspace: str) -> Completion:
+        """What stands between a prompt and a suffix, likewise."""
+
+    @abstractmethod
+    async def embed(
+        self, body: EmbeddingRequest, metered: Metered, metrics: Metrics
+    ) -> tuple[list[Any], Usage]:
+        """The vectors as the answer's JSON has them, and what they cost, which is in the ledger
+        by then. Raises RequestError, RateLimitError, EngineError."""
+
+    def judge(self, name: str) -> Judge | None:
+        """What moderates and classifies under that name, where the model does so by itself."""
+        return None
+
+    @abstractmethod
+    def is_running(self) -> bool:
+        """False once it was stopped, or where what computes it has died."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Cut off what still runs, which ends with an error. Idempotent."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop, and let go of what it holds."""
 
 
 class ServedModels:

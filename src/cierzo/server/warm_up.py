@@ -11,10 +11,10 @@ from contextlib import suppress
 from cierzo.errors import CierzoError
 from cierzo.server.chat_request import prepare_chat
 from cierzo.server.schemas.chat import ChatCompletionRequest, UserMessage
-from cierzo.server.served_model import ServedModel
+from cierzo.server.token_model import TokenModel
 
 
-def warm_up(model: ServedModel) -> None:
+def warm_up(model: TokenModel) -> None:
     """Waits for one token of `model`. Call it outside any event loop."""
     hello = UserMessage(role="user", content="Hello")
     body = ChatCompletionRequest(model=model.id, messages=[hello], max_tokens=1)
@@ -22,6 +22,6 @@ def warm_up(model: ServedModel) -> None:
         asyncio.run(_answer(model, body))
 
 
-async def _answer(model: ServedModel, body: ChatCompletionRequest) -> None:
+async def _answer(model: TokenModel, body: ChatCompletionRequest) -> None:
     async for _ in model.engine.submit(prepare_chat(body, model, "warm-up", "warm-up").request):
         pass

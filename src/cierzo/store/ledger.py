@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, case, func, or_, select, text
 
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
@@ -28,7 +28,11 @@ _columns = usage_records.c
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """One request. `created_at_ms` is when its row was made, which is when its answer ended."""
+    """One request. `created_at_ms` is when its row was made, which is when its answer ended.
+
+    `upstream` names where it was computed, if not here. Where `usage_known` is false it did not
+    say what it had used, and the counts are 0.
+    """
 
     request_id: str
     created_at_ms: int
@@ -43,11 +47,14 @@ class UsageRecord:
     completion_tokens: int
     duration_ms: int
     price_micros: int
+    upstream: str | None = None
+    usage_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """The records of one group, added up. `group` is () for the sum of all."""
+    """The records of one group, added up. `group` is () for the sum of all. Of `requests`, so
+    many as `unknown_requests` add nothing but themselves."""
 
     group: tuple[str, ...]
     requests: int
@@ -55,6 +62,7 @@ class UsageSum:
     cached_tokens: int
     completion_tokens: int
     price_micros: int
+    unknown_requests: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -63,7 +71,10 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From `since_ms` on and before `until_ms`, of an organisation, workspace or key, or of all."""
+    """From `since_ms` on and before `until_ms`, of an organisation, workspace or key, or of all.
+
+    With `only_here` what upstreams computed is left out.
+    """
 
     since_ms: int = 0
     until_ms: int | None = None
@@ -71,6 +82,7 @@ class Period:
     key_id: str | None = None
     is_batch: bool | None = None
     organisation_id: str | None = None
+    only_here: bool = False
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found = [_columns.created_at_ms >= self.since_ms]
@@ -85,6 +97,8 @@ class Period:
         if self.organisation_id is not None:
             of_it = workspaces.c.organisation_id == printable(self.organisation_id)
             found.append(_columns.workspace_id.in_(select(workspaces.c.id).where(of_it)))
+        if self.only_here:
+            found.append(_columns.upstream.is_(None))
         return found
 
 
@@ -184,7 +198,12 @@ def _grouped(period: Period, by: Sequence[By]) -> Select[Any]:
         .join(organisations, organisations.c.id == workspaces.c.organisation_id)
         .outerjoin(api_keys, api_keys.c.id == _columns.key_id)
     )
-    query = select(*chosen, func.count(), *sums).select_from(joined).where(*period.conditions())
+    unknown = func.count(case((_columns.usage_known.is_(False), 1)))
+    query = (
+        select(*chosen, func.count(), *sums, unknown)
+        .select_from(joined)
+        .where(*period.conditions())
+    )
     if chosen:
         # By position: PostgreSQL would take two spellings of one parameter for two expressions.
         places = [text(str(number + 1)) for number in range(len(chosen))]

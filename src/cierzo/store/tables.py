@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     text,
+    true,
 )
 
 DEFAULT_ID = "default"
@@ -112,6 +113,8 @@ usage_records = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
     Column("price_micros", BigInteger, nullable=False),
+    Column("upstream", String(200)),
+    Column("usage_known", Boolean, nullable=False, server_default=true()),
     Index(None, "workspace_id", "created_at_ms"),
     Index(None, "key_id", "created_at_ms"),
 )
@@ -138,6 +141,19 @@ transcripts = Table(
     Column("answer", LargeBinary, nullable=False),
 )
 """What was asked and answered, where the operator keeps it."""
+
+upstreams = Table(
+    "upstreams",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("url", String(1000), nullable=False),
+    Column("key_env", String(200)),
+    Column("tokenizer", String(1000)),
+    Column("models", JSON, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+"""Servers elsewhere. Of a key only the name of its environment variable is here."""
 
 files = Table(
     "files",

@@ -29,9 +29,13 @@ _QUOTED = re.compile(r"\d+ \|")
 
 
 class Constraint:
-    """One sequence's place in a grammar: which tokens may come next."""
+    """One sequence's place in a grammar: which tokens may come next.
 
-    def __init__(self, matcher: LLMatcher, num_words: int) -> None:
+    `grammar` is its text (Lark), for whoever follows it elsewhere; None once a token was taken.
+    """
+
+    def __init__(self, matcher: LLMatcher, num_words: int, grammar: str | None = None) -> None:
+        self.grammar = grammar
         self._matcher = matcher
         self._num_words = num_words
 
@@ -45,6 +49,7 @@ class Constraint:
 
     def accept(self, token_id: int) -> None:
         """Advance by a token. Raises GrammarError for one that the grammar does not allow."""
+        self.grammar = None
         self._matcher.consume_token(token_id)
         self._check()
 
@@ -54,7 +59,7 @@ class Constraint:
 
     def fork(self) -> Constraint:
         """An independent copy in the same state."""
-        return Constraint(self._matcher.deep_copy(), self._num_words)
+        return Constraint(self._matcher.deep_copy(), self._num_words, self.grammar)
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -117,7 +122,7 @@ class GrammarCompiler:
                 "Simplify the schema or remove the keyword it names.",
                 param=param,
             )
-        constraint = Constraint(matcher, -(-self._vocab_size // 32))
+        constraint = Constraint(matcher, -(-self._vocab_size // 32), grammar)
         try:
             _rehearse(constraint.fork(), self._tokenizer.encode("{")[-1])
         except GrammarError as error:

@@ -126,7 +126,7 @@ class _NamedParser:
         arguments = fields.get(ARGS, "").strip()
         name = fields[TOOL_CALLS].strip()
         if name and _is_object(arguments):
-            return [ToolCall(_call_id(fields.get(CALL_ID, "").strip()), name, arguments)]
+            return [ToolCall(regular_call_id(fields.get(CALL_ID, "").strip()), name, arguments)]
         return [written] if (written := "".join(fields.values())) else []
 
 
@@ -263,7 +263,7 @@ def _call_from(value: Any) -> ToolCall | None:
         return None
     given_id = value.get("id")
     return ToolCall(
-        _call_id(given_id if isinstance(given_id, str) else ""), value["name"], arguments
+        regular_call_id(given_id if isinstance(given_id, str) else ""), value["name"], arguments
     )
 
 
@@ -282,7 +282,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _call_id(given: str) -> str:
+def regular_call_id(given: str) -> str:
     """The model's own id made regular, or a fresh one: nine alphanumerics."""
     if given:
         return nine_alphanumerics(given)

@@ -38,6 +38,14 @@ def held_schema(schema: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
     return {**schema, "x-guidance": options}
 
 
+def compact_json(grammar: str) -> str:
+    """The same grammar with JSON in its shortest spelling, for an llguidance of another release:
+    some do not know our bound on white space, and a model that may always write more of it does.
+    """
+    bound = f'"whitespace_pattern": {json.dumps(_WHITE_SPACE)}'
+    return grammar.replace(bound, '"whitespace_flexible": false')
+
+
 def json_rule(name: str, schema: Mapping[str, Any], adds_space_prefix: bool) -> str:
     """A rule for JSON at the start of an answer, where SentencePiece writes one space."""
     return f"{name}: {_space(adds_space_prefix)}%json {json.dumps(schema)}\n"

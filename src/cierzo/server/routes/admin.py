@@ -330,6 +330,7 @@ def _usage(line: UsageSum, by: list[By]) -> wire.UsageLine:
         completion_tokens=line.completion_tokens,
         total_tokens=line.total_tokens,
         price_micros=line.price_micros,
+        unknown_requests=line.unknown_requests,
     )
 
 

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from cierzo.server import sse
 from cierzo.server.answer import Answer, send_answer
-from cierzo.server.chat_request import prepare_chat
 from cierzo.server.guardrails import GuardrailCheck
 from cierzo.server.metering import admit
 from cierzo.server.request_body import read_request
@@ -20,13 +19,12 @@ async def create_chat_completion(request: Request) -> Response:
     body, headers = await read_request(request, ChatCompletionRequest)
     request_id, metrics = request.state.request_id, request.app.state.metrics
     metered = await admit(request, body.model)
-    prepared = await asyncio.to_thread(
-        prepare_chat, body, metered.model, request_id, metered.caller.workspace_id
-    )
+    workspace = metered.caller.workspace_id
+    completion = await asyncio.to_thread(metered.model.chat, body, request_id, workspace)
     guardrails = None
     if body.guardrails:
         check = GuardrailCheck(request)
         work = check.run(body.guardrails, body.messages)
         guardrails = await sse.run_until_disconnect(work, request.receive)
-    answer = Answer(metered, body.model, prepared, metrics, guardrails)
+    answer = Answer(metered, body.model, completion, metrics, guardrails)
     return await send_answer(request, answer, stream=bool(body.stream), headers=headers)

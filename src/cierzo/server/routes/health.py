@@ -9,14 +9,12 @@ from starlette.responses import Response
 from cierzo.server.error_responses import json_response
 from cierzo.server.health_probe import HealthProbe
 from cierzo.server.metrics import Metrics
-from cierzo.server.served_model import ServedModels
 
 
 async def health(request: Request) -> Response:
-    """200 while every engine lives and takes its steps, else 503 naming those that do not."""
-    models: ServedModels = request.app.state.models
+    """200 while every engine here lives and takes its steps, else 503 naming those that do not."""
     probes: dict[str, HealthProbe] = request.app.state.health_probes
-    states = {model.id: probes[model.id].is_healthy() for model in models}
+    states = {name: probe.is_healthy() for name, probe in probes.items()}
     is_healthy = all(states.values())
     body = {
         "status": "ok" if is_healthy else "unhealthy",

@@ -187,6 +187,7 @@ class UsageLine(BaseModel):
     completion_tokens: int
     total_tokens: int
     price_micros: int
+    unknown_requests: int
 
 
 class UsageReport(BaseModel):

@@ -55,6 +55,22 @@ def extra_fields(value: object, location: Location = ()) -> Iterator[tuple[Locat
             yield from extra_fields(item, (*location, position))
 
 
+def known_fields(value: Any) -> Any:
+    """`value` as JSON has it: what was sent and is not null, without the fields that no schema
+    knows. Of an object known by its type only, all."""
+    if isinstance(value, RefusedModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, WireModel):
+        fields = type(value).model_fields
+        sent = {name: getattr(value, name) for name in fields if name in value.model_fields_set}
+        return {
+            fields[name].alias or name: known_fields(part)
+            for name, part in sent.items()
+            if part is not None
+        }
+    return [known_fields(item) for item in value] if isinstance(value, list) else value
+
+
 class UsageInfo(BaseModel):
     """Token counts; the prompt counts once however large `n` is."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 
 class Capabilities(BaseModel):
@@ -24,7 +24,8 @@ class Capabilities(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model as `GET /v1/models` shows it. `created` is unix seconds, lengths are tokens."""
+    """One model as `GET /v1/models` shows it. `created` is unix seconds, lengths are tokens; a
+    length that is not known is left out, where clients expect a number or nothing."""
 
     id: str
     object: Literal["model"] = "model"
@@ -33,11 +34,18 @@ class ModelCard(BaseModel):
     owned_by: str = "cierzo"
     name: str | None = None
     description: str | None = None
-    max_context_length: int
+    max_context_length: int | None = None
     aliases: list[str] = []
     deprecation: str | None = None
     default_model_temperature: float | None = None
     capabilities: Capabilities
+
+    @model_serializer(mode="wrap")
+    def _without_unknown_length(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.max_context_length is None:
+            del fields["max_context_length"]
+        return fields
 
 
 class ModelList(BaseModel):

@@ -1,0 +1,168 @@
+"""A real vLLM server as upstream of a real `cierzo serve`, over sockets: `make vllm`.
+
+The default model runs on both, here from its GGUF file and there from the same weights in bf16, and
+must say the same: then prompt, tokens and their reading are the same. Prints a line per step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx2 as httpx
+
+from cierzo import hub
+from cierzo.models.loading import ensure_packed
+from cierzo.settings import load_settings
+
+VLLM_PYTHON = Path(".venv-vllm/bin/python")
+START_S = 900.0
+HERE, THERE = hub.DEFAULT_MODEL, "elsewhere"
+HI = [{"role": "user", "content": "Name three colours."}]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def main() -> None:
+    settings = load_settings()
+    source = hub.resolve(HERE, home=settings.home)
+    tokenizer = ensure_packed(source, "auto", cache_dir=settings.home / "packed")
+    with TemporaryDirectory(prefix="cierzo-vllm-") as work:
+        folder = Path(work) / "model"
+        maker = Path(__file__).with_name("make_folder.py")
+        subprocess.run([VLLM_PYTHON, maker, source, folder], check=True)
+        with vllm_server(folder) as url:
+            cierzo = [sys.executable, "-m", "cierzo"]
+            data = ["--data", f"{work}/data"]
+            add = ["upstream", "add", "gpus", "--url", url, "--model", f"{THERE}=smol"]
+            subprocess.run([*cierzo, *add, "--tokenizer", tokenizer, *data], check=True)
+            labels = ["classifier", "create", "topic", "--labels", "business,sport"]
+            subprocess.run([*cierzo, *labels, "--model", THERE, *data], check=True)
+            with running([*cierzo, "serve", HERE, "--port", "0", *data]) as server:
+                with httpx.Client(base_url=url_printed_by(server), timeout=300) as client:
+                    for step in (same_text, stop_strings, schema, tools, classifier, leaving):
+                        step(client)
+                        print(f"vLLM as upstream: {step.__name__} ok", flush=True)
+
+
+@contextmanager
+def running(command: Sequence[object], **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """The process, in a group of its own, which is ended at the end."""
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **variables},
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+@contextmanager
+def vllm_server(folder: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = {"model": folder, "served-model-name": "smol", "host": "127.0.0.1", "port": port}
+    flags |= {"max-model-len": 2048, "max-num-seqs": 4, "dtype": "bfloat16"}
+    command = [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+    command += ["--structured-outputs-config.backend", "guidance"]
+    command += [part for name, value in flags.items() for part in (f"--{name}", value)]
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    with running(command, VLLM_CPU_KVCACHE_SPACE="1", **quiet) as process:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                httpx.get(url + "/v1/models").raise_for_status()
+            except httpx.HTTPError:
+                assert process.poll() is None, "vLLM ended before it served"
+                assert time.monotonic() < deadline, f"vLLM did not serve within {START_S:g} s"
+                time.sleep(1)
+                continue
+            yield url
+            return
+
+
+def url_printed_by(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    return server.stdout.readline().split()[2].rstrip(";")
+
+
+def ask(client: httpx.Client, model: str, **fields: Any) -> dict[str, Any]:
+    body = {"model": model, "messages": HI, "temperature": 0, "max_tokens": 24, **fields}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    choice: dict[str, Any] = answer.json()
+    return choice
+
+
+def same_text(client: httpx.Client) -> None:
+    here, there = (ask(client, model) for model in (HERE, THERE))
+    assert here["choices"] == there["choices"], (here, there)
+    for count in ("prompt_tokens", "completion_tokens"):
+        assert here["usage"][count] == there["usage"][count]
+
+
+def stop_strings(client: httpx.Client) -> None:
+    text = ask(client, HERE)["choices"][0]["message"]["content"]
+    stop = text[7:10]
+    here, there = (ask(client, model, stop=[stop])["choices"] for model in (HERE, THERE))
+    assert here == there and stop not in here[0]["message"]["content"]
+
+
+def schema(client: httpx.Client) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    answer = ask(client, THERE, response_format=form, max_tokens=80)
+    person = json.loads(answer["choices"][0]["message"]["content"])
+    assert set(person) == {"name", "age"} and 0 <= person["age"] <= 99
+
+
+def tools(client: httpx.Client) -> None:
+    """Without a tool parser on vLLM's side: the spelling is this server's business."""
+    tool = {"function": {"name": "introduce", "parameters": PERSON}}
+    fields = {"tools": [tool], "tool_choice": "any", "parallel_tool_calls": False}
+    answer = ask(client, THERE, max_tokens=80, **fields)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "introduce"
+    assert set(json.loads(call["function"]["arguments"])) == {"name", "age"}
+
+
+def classifier(client: httpx.Client) -> None:
+    texts = ["The striker scored a late goal.", "Shares fell."]
+    answer = client.post("/v1/classifications", json={"model": "topic", "input": texts})
+    assert answer.status_code == 200, answer.text
+    for result in answer.json()["results"]:
+        assert abs(sum(result["topic"]["scores"].values()) - 1) < 1e-6
+
+
+def leaving(client: httpx.Client) -> None:
+    """What a client leaves ends there: the next answer does not wait for 1900 tokens."""
+    body = {"model": THERE, "messages": HI, "stream": True, "min_tokens": 1900}
+    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        next(answer.iter_text())
+    assert ask(client, THERE, max_tokens=2)["usage"]["completion_tokens"] == 2
+
+
+if __name__ == "__main__":
+    main()
