@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 from cierzo.errors import UnsupportedRequestError
 from cierzo.server.chat_text import SAFE_PROMPT
-from cierzo.server.schemas.chat import BaseMessage, ChatCompletionRequest, HostedTool
+from cierzo.server.schemas.chat import (
+    BaseMessage,
+    ChatCompletionRequest,
+    HostedTool,
+    NamedToolChoice,
+)
 from cierzo.server.schemas.common import known_fields
 from cierzo.server.schemas.fim import FimCompletionRequest
 
@@ -78,13 +83,10 @@ def chat_fields(
         messages.insert(0, {"role": "system", "content": SAFE_PROMPT})
     fields["messages"] = messages
     fields["stream_options"] = {"include_usage": True}
-    if body.tool_choice is not None:
-        named = known_fields(body.tool_choice)
-        fields["tool_choice"] = (
-            {"any": "required"}.get(named, named)
-            if isinstance(named, str)
-            else {"type": "function", **named}
-        )
+    if isinstance(body.tool_choice, NamedToolChoice):
+        fields["tool_choice"] = {"type": "function", **sent["tool_choice"]}
+    elif body.tool_choice is not None:
+        fields["tool_choice"] = "required" if body.tool_choice == "any" else body.tool_choice
     if "json_schema" in fields.get("response_format", {}):
         fields["response_format"]["json_schema"].setdefault("name", "answer")
     if kind == "vllm":
