@@ -32,7 +32,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from cierzo.store import api_keys
+from cierzo.ids import now_ms
+from cierzo.store import Database, api_keys, transcripts
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_classifiers
 from tests.server.test_auth import bearer
@@ -80,6 +81,7 @@ def served() -> Iterator[Served]:
         with tiny_server(tokenizer, database=database, classifiers=classifiers) as (server, _):
             with httpx.Client(base_url=server.url, headers=bearer(spelling)) as client:
                 known = {"model_id": "tiny", "key_id": other.id, **_made(client)}
+            known["request_id"] = _kept_transcript(database)
             yield Served(server.url, bearer(spelling), known)
 
 
@@ -92,6 +94,13 @@ def _made(client: httpx.Client) -> dict[str, str]:
     workspace = client.post("/v1/admin/workspaces", json={"name": "team"}).json()["id"]
     firm = client.post("/v1/admin/organisations", json={"name": "firm"}).json()["id"]
     return {"file_id": file, "job_id": job, "workspace_id": workspace, "organisation_id": firm}
+
+
+def _kept_transcript(database: Database) -> str:
+    day_ms = 24 * 3600 * 1000
+    kept = transcripts.Transcript("req-1", DEFAULT_ID, now_ms(), now_ms() + day_ms, b"{}", b"{}")
+    transcripts.keep(database, kept)
+    return kept.request_id
 
 
 def modes_of(operation: Operation) -> list[GenerationMode]:

@@ -5,7 +5,6 @@ Such a request runs in the same batches, over the same cached prefixes, as those
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +63,6 @@ class MeanHidden:
 
 def unit_length(hidden: Row) -> Row:
     """`hidden` scaled to length 1 (zeros stay zeros)."""
-    # Not np.linalg.norm, whose last bit depends on where the row lies in memory.
-    length = max(math.sqrt(np.square(hidden, dtype=np.float64).sum()), np.finfo(np.float32).tiny)
+    length = max(float(np.linalg.norm(hidden)), float(np.finfo(np.float32).tiny))
     scaled: Row = (hidden / length).astype(np.float32)
     return scaled

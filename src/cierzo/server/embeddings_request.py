@@ -47,7 +47,7 @@ def check_dimension(body: EmbeddingRequest, dim: int) -> None:
 
 def vector_json(hidden: Row, body: EmbeddingRequest) -> Any:
     """`hidden` as the answer's `embedding`: numbers, or base64 of their bytes."""
-    vector = unit_length(unit_length(hidden)[: _dimension(body, len(hidden))])
+    vector = unit_length(hidden[: _dimension(body, len(hidden))])
     return _encoded(_as_dtype(vector, body.output_dtype or "float"), body)
 
 
