@@ -5,7 +5,8 @@
 Chat: prompts of about 128 tokens of their own, up to 64 tokens out, every client asks again when it
 has its answer. Classification: 256 requests that share 400 tokens and differ in about 60, one token
 out. `--rival` is the base of another OpenAI-style server that is already up with the same model.
-All clients live in this process, on the same cores as what they measure, so they cost it a little.
+The engine alone and a rival are asked the same texts. All clients live in this process, on the same
+cores as what they measure, so they cost it a little.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,26 +94,28 @@ async def ask(url: str, body: dict[str, Any]) -> Answered:
         status = await reader.readline()
         if b" 200 " not in status:
             raise RuntimeError(f"{status!r}: {(await reader.read())[-500:]!r}")
-        first_s = last_s = 0.0
-        usage, num_texts = {}, 0
-        async for event in _events(reader):
-            if event.get("usage"):
-                usage = event["usage"]
-            choice = event["choices"][0] if event.get("choices") else {}
-            if (choice.get("delta") or {}).get("content"):
-                last_s, num_texts = time.perf_counter() - started, num_texts + 1
-                first_s = first_s or last_s
-        last_s = last_s or time.perf_counter() - started  # an answer may be an end and no text
-        num_tokens = usage.get("completion_tokens", num_texts)
-        return Answered(first_s or last_s, last_s, usage.get("prompt_tokens", 0), num_tokens)
+        return await _read(reader, started)
     finally:
         writer.close()
 
 
-async def _events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
-    while line := await reader.readline():
-        if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
-            yield json.loads(line[6:])
+async def _read(reader: asyncio.StreamReader, started: float) -> Answered:
+    """An answer's events. Only the last ones are parsed, for the usage: a client that shares its
+    cores with the server should cost little."""
+    first_s = last_s = 0.0
+    num_texts, tail = 0, b""
+    while data := await reader.read(1 << 16):
+        num_texts += (num_new := data.count(b'"content":"') - data.count(b'"content":""'))
+        if num_new > 0:
+            last_s = time.perf_counter() - started
+            first_s = first_s or last_s
+        tail = (tail + data)[-4096:]
+    lines = [line[6:] for line in tail.splitlines() if line.startswith(b"data: {")]
+    usages = [usage for line in lines if (usage := json.loads(line).get("usage"))]
+    usage = usages[-1] if usages else {}
+    last_s = last_s or time.perf_counter() - started  # an answer may be an end and no text
+    num_tokens = usage.get("completion_tokens", num_texts)
+    return Answered(first_s or last_s, last_s, usage.get("prompt_tokens", 0), num_tokens)
 
 
 async def load(
@@ -129,10 +132,15 @@ async def load(
     return answers
 
 
-def measure(server: str, url: str, model: str, work: str, clients: int, count: int) -> Row:
-    num_out = 1 if work == "classify" else NUM_OUT
-    seed = random.randrange(10**6)  # another run's prompts would come from the prefix cache
-    texts = classify_texts(count, seed) if work == "classify" else chat_texts(count, seed)
+def work_of(work: str, clients: int) -> tuple[list[str], int]:
+    """Texts, and tokens out for each. No two cases share texts: they would be cached."""
+    if work == "classify":
+        return classify_texts(256, seed=clients), 1
+    return chat_texts(max(16, 2 * clients), seed=clients), NUM_OUT
+
+
+def measure(server: str, url: str, model: str, work: str, clients: int) -> Row:
+    texts, num_out = work_of(work, clients)
     if work == "classify":  # a service that has run for long has the shared part cached
         asyncio.run(load(url, model, texts[:1], 1, 1))
     started = time.perf_counter()
@@ -166,11 +174,9 @@ def percentiles(values: list[float]) -> tuple[float, float, float]:
     return round(p50, 2), round(p95, 2), round(p99, 2)
 
 
-def offline(llm: LLM, work: str, clients: int, count: int) -> Row:
+def offline(llm: LLM, work: str, clients: int) -> Row:
     """The same requests straight into the engine, so many at a time."""
-    num_out = 1 if work == "classify" else NUM_OUT
-    seed = random.randrange(10**6)
-    texts = classify_texts(count, seed) if work == "classify" else chat_texts(count, seed)
+    texts, num_out = work_of(work, clients)
     prompts = [llm.chat_prompt.encode([{"role": "user", "content": text}], None) for text in texts]
     params = SamplingParams(temperature=0, max_tokens=num_out)
     if work == "classify":
@@ -195,10 +201,6 @@ def served(model: str) -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
-
-
-def num_requests(work: str, clients: int) -> int:
-    return 256 if work == "classify" else max(8, 2 * clients)
 
 
 def show(row: Row) -> None:
@@ -261,19 +263,17 @@ def main() -> None:
 
     if not arguments.skip_ours:
         with served(arguments.model) as url:
-            measure("cierzo", url, arguments.model, "chat", 2, 4)
+            measure("cierzo", url, arguments.model, "chat", 2)
             for work, clients in cases:
-                count = num_requests(work, clients)
-                note(measure("cierzo", url, arguments.model, work, clients, count))
+                note(measure("cierzo", url, arguments.model, work, clients))
         for work, clients in cases:
             settings = load_settings({"max_running": clients})
             with LLM(arguments.model, settings=settings) as llm:
                 llm.generate("Hello", SamplingParams(max_tokens=8))
-                note(offline(llm, work, clients, num_requests(work, clients)))
+                note(offline(llm, work, clients))
     if arguments.rival:
         for work, clients in cases:
-            count = num_requests(work, clients)
-            note(measure("rival", arguments.rival, "rival", work, clients, count))
+            note(measure("rival", arguments.rival, "rival", work, clients))
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.plot:

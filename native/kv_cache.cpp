@@ -1,5 +1,6 @@
 #include "kv_cache.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -17,6 +18,7 @@ namespace cierzo {
 namespace {
 
 constexpr int64_t kReadAhead = 64;               // bytes a kernel may read past the last value
+constexpr int64_t kHugePage = 2 << 20;           // bytes
 constexpr int64_t kMaxBytes = int64_t(1) << 46;  // 64 TiB: far above any machine
 
 void check_size(const char* argument, int64_t value, int64_t lowest, int64_t highest) {
@@ -69,6 +71,7 @@ KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64
         throw std::invalid_argument("KVCache: head_dim must be even; got " +
                                     std::to_string(head_dim));
     if (num_blocks > kMaxBytes / (n_layers * block_nbytes())) throw std::bad_alloc();
+    shift_ = std::min(num_blocks, kHugePage / block_nbytes()) / n_layers;
     data_ = allocate_zeroed(nbytes() + kReadAhead);
 }
 

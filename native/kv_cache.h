@@ -24,7 +24,9 @@ class KVCache {
 
     // bf16 [head_dim / 2][16 tokens][2]. 64 bytes past its end may be read.
     uint16_t* keys(int64_t layer, int64_t block, int64_t kv_head) const {
-        return data_.get() + ((layer * num_blocks_ + block) * 2 * n_kv_heads_ + kv_head) * plane();
+        int64_t place = block + layer * shift_;
+        if (place >= num_blocks_) place -= num_blocks_;
+        return data_.get() + ((layer * num_blocks_ + place) * 2 * n_kv_heads_ + kv_head) * plane();
     }
     // bf16 [8 pairs of tokens][head_dim][2]. 64 bytes past its end may be read.
     uint16_t* values(int64_t layer, int64_t block, int64_t kv_head) const {
@@ -42,6 +44,9 @@ class KVCache {
     int64_t num_blocks_;
     int64_t n_kv_heads_;
     int64_t head_dim_;
+    // Places that a layer's blocks lie behind those of the layer before. A huge page is cleared
+    // when it is first written: without a shift a block would begin one in all layers at once.
+    int64_t shift_;
     std::shared_ptr<uint16_t> data_;
 };
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cierzo.config import EngineConfig
 from cierzo.engine import Engine, GenerationRequest, SamplingParams, TokenEvent
 from cierzo.engine.core import Events
+from cierzo.engine.stream import TokenStream, Wakeups
 from cierzo.errors import (
     ContextOverflowError,
     EngineStoppedError,
@@ -120,6 +121,51 @@ def test_a_step_wakes_an_event_loop_once() -> None:
 
     num_calls, num_steps = asyncio.run(main())
     assert 1 <= num_calls <= num_steps
+
+
+def test_tokens_of_one_frame_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cierzo.engine.engine.FRAME_S", 1000)
+    put, counts = TokenStream.put, []
+
+    def counting(self: TokenStream, events: list[TokenEvent], wakeups: Wakeups) -> None:
+        counts.append(len(events))
+        put(self, events, wakeups)
+
+    monkeypatch.setattr(TokenStream, "put", counting)
+    with running() as engine:
+        assert len(list(engine.submit(make_request(prompt_of(8))))) == 20
+    assert counts == [1, 19]  # the first and the last wait for nobody
+
+
+def test_what_has_come_is_taken_at_once() -> None:
+    request = make_request(prompt_of(8))
+
+    async def main() -> list[list[TokenEvent]]:
+        with running() as engine:
+            stream = engine.submit(request)
+            while engine.stats().num_steps < 20:
+                await asyncio.sleep(0)
+            settle(engine)
+            return [await stream.take(), await stream.take()]
+
+    events, end = asyncio.run(main())
+    assert tokens_of(events) == alone(request) and end == []
+
+
+def test_tokens_do_not_wait_for_a_prompt_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cierzo.engine.engine.FRAME_S", 1000)
+    model = GatedModel()
+    with running(model) as engine:
+        stream = engine.submit(make_request(prompt_of(8), ENDLESS))
+        next(stream)
+        while engine.stats().num_steps < 5:
+            pass
+        engine.submit(make_request(prompt_of(60, seed=1)))
+        settle(engine)
+        model.gate.clear()
+        assert all(next(stream).token_id is not None for _ in range(3))
+        model.gate.set()
+        stream.close()
 
 
 def test_closing_a_stream_frees_its_blocks_within_a_step() -> None:

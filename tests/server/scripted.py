@@ -183,6 +183,7 @@ class ScriptedStream:
         self._engine = engine
         self._request = request
         self._script = script
+        self._events = aiter(self)
         self.is_closed = False
         self.closed: set[int] = set()
         self.num_events = 0
@@ -190,6 +191,10 @@ class ScriptedStream:
     def close(self, index: int | None = None) -> None:
         self.is_closed = self.is_closed or index is None
         self.closed.update(range(self._request.params.n) if index is None else [index])
+
+    async def take(self) -> list[TokenEvent]:
+        event = await anext(self._events, None)
+        return [] if event is None else [event]
 
     @property
     def _script_reads(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import json
 import logging
@@ -207,6 +208,8 @@ def _serve_on(
         )
         files = FileStore(database, settings.data)
         app = build_app(served, database, files, config, ClassifierFolder(settings.data), run_jobs)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: to walk it again would stop all streams for 50 ms
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
 

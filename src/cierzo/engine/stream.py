@@ -21,12 +21,13 @@ Wakeups = dict[asyncio.AbstractEventLoop, list["asyncio.Future[None]"]]
 class TokenStream:
     """The events of one request until each of its `n` sequences has finished.
 
-    Iterate with `for` from a thread or `async for` from a coroutine: one consumer, one way.
-    Leaving early costs compute until `close()`, which is safe to call from anywhere, twice.
+    Iterate with `for` from a thread, `async for` or `take()` from a coroutine: one consumer, one
+    way. Leaving early costs compute until `close()`, which is safe to call from anywhere, twice.
     """
 
     def __init__(self, n: int, abort: Callable[[int | None], None]) -> None:
         self._unfinished = set(range(n))
+        self.has_begun = False
         self._abort = abort
         self._events: deque[TokenEvent] = deque()
         self._changed = Condition()
@@ -50,8 +51,9 @@ class TokenStream:
             self._abort(index)
 
     def put(self, events: Iterable[TokenEvent], wakeups: Wakeups) -> None:
-        """For the engine: hand over a step's events. A waiting coroutine is added to `wakeups`."""
+        """For the engine: hand over events. A waiting coroutine is added to `wakeups`."""
         with self._changed:
+            self.has_begun = True
             for event in events:
                 if event.index not in self._unfinished:
                     continue  # closed meanwhile
@@ -81,12 +83,26 @@ class TokenStream:
         return self
 
     async def __anext__(self) -> TokenEvent:
+        await self._wait()
+        with self._changed:
+            if not self._events:
+                raise StopAsyncIteration
+            return self._events.popleft()
+
+    async def take(self) -> list[TokenEvent]:
+        """All events that are there, after waiting for one; none at the end."""
+        await self._wait()
+        with self._changed:
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    async def _wait(self) -> None:
+        """Return when there is an event, or there will be none."""
         while True:
             with self._changed:
-                if self._events:
-                    return self._events.popleft()
-                if not self._unfinished:
-                    raise StopAsyncIteration
+                if self._events or not self._unfinished:
+                    return
                 waiter = self._waiter = asyncio.get_running_loop().create_future()
             await waiter
 

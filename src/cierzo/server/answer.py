@@ -47,20 +47,21 @@ class Answer:
             "model": name,
         }
 
-    async def _deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
-        """The model's answers. Their last delta comes when its row is in the ledger."""
+    async def _deltas(self) -> AsyncGenerator[list[ChoiceDelta], None]:
+        """The model's answers. Their last deltas come when their row is in the ledger."""
         reasons = ["aborted"] * self._n
         self._metered.begin(self._usage, self._usage.num_prompt_tokens)
         try:
             with self._metered.unless_refused():
                 answers = self._completion.deltas(self._metered)
-                async with aclosing(with_ends(answers, self._n)) as deltas:
-                    async for delta in deltas:
-                        if delta.finish_reason is not None:
-                            reasons[delta.index] = delta.finish_reason
-                            if "aborted" not in reasons:
-                                await self._end(reasons)
-                        yield delta
+                async with aclosing(with_ends(answers, self._n)) as arrivals:
+                    async for deltas in arrivals:
+                        for delta in deltas:
+                            if delta.finish_reason is not None:
+                                reasons[delta.index] = delta.finish_reason
+                        if "aborted" not in reasons:
+                            await self._end(reasons)
+                        yield deltas
         finally:
             if self._metered.has_computed:
                 self._metrics.record(self._metered.model.id, self._usage, reasons)
@@ -74,34 +75,41 @@ class Answer:
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece. Raises EngineError when a choice ends in an error."""
         totals = [ChoiceDelta(index) for index in range(self._n)]
-        async with aclosing(self._deltas()) as deltas:
-            async for delta in deltas:
-                if delta.finish_reason == "error":
-                    raise delta.error or EngineError("the engine stopped this request")
-                totals[delta.index].add(delta)
+        async with aclosing(self._deltas()) as arrivals:
+            async for deltas in arrivals:
+                for delta in deltas:
+                    if delta.finish_reason == "error":
+                        raise delta.error or EngineError("the engine stopped this request")
+                    totals[delta.index].add(delta)
         choices = [_choice(total) for total in totals]
         return {**self._head, "choices": choices, "usage": self._usage.as_json(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Role first, then deltas; the last chunk carries finish_reason and usage; [DONE]."""
+        """Role first, then deltas; the last chunk carries finish_reason and usage; [DONE].
+
+        What came together goes out together: a system call for each would cost more than the rest.
+        """
         head = {**self._head, "object": "chat.completion.chunk"}
         num_running = self._n
         has_begun = False
-        async with aclosing(self._deltas()) as deltas:
-            async for delta in deltas:
+        async with aclosing(self._deltas()) as arrivals:
+            async for deltas in arrivals:
+                chunks = []
                 if not has_begun:
-                    if delta.finish_reason == "error":  # nothing sent yet: a real HTTP error
-                        raise delta.error or EngineError("the engine stopped this request")
+                    first = deltas[0]
+                    if first.finish_reason == "error":  # nothing sent yet: a real HTTP error
+                        raise first.error or EngineError("the engine stopped this request")
                     has_begun = True
-                    for index in range(num_running):
-                        yield sse.event({**head, "choices": [_role_choice(index)], "usage": None})
-                if delta.finish_reason is not None:
-                    num_running -= 1
-                chunk = {**head, "choices": [_delta_choice(delta)], "usage": None}
+                    chunks = [
+                        {**head, "choices": [_role_choice(index)], "usage": None}
+                        for index in range(num_running)
+                    ]
+                for delta in deltas:
+                    num_running -= delta.finish_reason is not None
+                    chunks.append({**head, "choices": [_delta_choice(delta)], "usage": None})
                 if num_running == 0:
-                    chunk |= {"usage": self._usage.as_json(), **self._tail}
-                yield sse.event(chunk)
-        yield sse.DONE
+                    chunks[-1] |= {"usage": self._usage.as_json(), **self._tail}
+                yield b"".join(map(sse.event, chunks)) + (b"" if num_running else sse.DONE)
 
     def last_words(self, error: EngineError) -> bytes:
         """The end of a stream whose answer failed before it began."""

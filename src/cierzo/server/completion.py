@@ -97,8 +97,8 @@ class Completion(Protocol):
     n: int
     usage: Usage
 
-    def deltas(self, metered: Metered) -> AsyncGenerator[ChoiceDelta, None]:
-        """What comes of all answers; closing it stops them. Raises EngineError, and RequestError
+    def deltas(self, metered: Metered) -> AsyncGenerator[list[ChoiceDelta], None]:
+        """What comes of all answers, together what came together; closing it stops them. Raises EngineError, and RequestError
         where it is an upstream that refuses."""
 
 
@@ -259,27 +259,31 @@ class ChoiceReader:
 
 async def read_answers(
     stream: TokenStream, plan: AnswerPlan, n: int, usage: Usage
-) -> AsyncGenerator[ChoiceDelta, None]:
-    """The deltas of all `n` choices as they come; `usage` counts along.
+) -> AsyncGenerator[list[ChoiceDelta], None]:
+    """The deltas of all `n` choices as they come, those that came together in one list; `usage`
+    counts along.
 
     Closes `stream` when every choice has ended, or when the caller stops reading.
     """
     choices = [ChoiceReader(index, plan) for index in range(n)]
-    num_running = n
     try:
-        async for event in stream:
-            choice = choices[event.index]
-            if choice.is_finished:
-                continue  # tokens computed after a stop string was found
-            usage.count(event)
-            delta = choice.read(event)
-            if not delta.is_empty:
-                yield delta
-            if choice.is_finished:
-                stream.close(choice.index)  # a stop string ends it for us, not yet for the engine
-                num_running -= 1
-                if num_running == 0:
-                    return
+        while events := await stream.take():
+            deltas = []
+            for event in events:
+                choice = choices[event.index]
+                if choice.is_finished:
+                    continue  # tokens computed after a stop string was found
+                usage.count(event)
+                delta = choice.read(event)
+                if not delta.is_empty:
+                    deltas.append(delta)
+                if choice.is_finished:
+                    # A stop string ends it for us, not yet for the engine.
+                    stream.close(choice.index)
+            if deltas:
+                yield deltas
+            if all(choice.is_finished for choice in choices):
+                return
     finally:
         stream.close()
 
@@ -293,27 +297,26 @@ class TokenCompletion:
         self._engine = engine
         self._request, self._plan = prepared.request, prepared.plan
 
-    async def deltas(self, metered: Metered) -> AsyncGenerator[ChoiceDelta, None]:
+    async def deltas(self, metered: Metered) -> AsyncGenerator[list[ChoiceDelta], None]:
         stream = metered.submit(self._engine, self._request)
-        async with aclosing(read_answers(stream, self._plan, self.n, self.usage)) as deltas:
-            async for delta in deltas:
-                yield delta
+        async with aclosing(read_answers(stream, self._plan, self.n, self.usage)) as arrivals:
+            async for deltas in arrivals:
+                yield deltas
 
 
 async def with_ends(
-    deltas: AsyncGenerator[ChoiceDelta, None], n: int
-) -> AsyncGenerator[ChoiceDelta, None]:
+    arrivals: AsyncGenerator[list[ChoiceDelta], None], n: int
+) -> AsyncGenerator[list[ChoiceDelta], None]:
     """The same deltas; what raises EngineError after the first ends its choices with "error"."""
     running: set[int] | None = None
-    async with aclosing(deltas):
+    async with aclosing(arrivals):
         try:
-            async for delta in deltas:
+            async for deltas in arrivals:
                 running = set(range(n)) if running is None else running
-                if delta.finish_reason is not None:
-                    running.discard(delta.index)
-                yield delta
+                running -= {delta.index for delta in deltas if delta.finish_reason is not None}
+                yield deltas
         except EngineError as error:
             if running is None:
                 raise
-            for index in sorted(running):
-                yield ChoiceDelta(index, finish_reason="error", error=error)
+            if running:
+                yield [ChoiceDelta(i, finish_reason="error", error=error) for i in sorted(running)]

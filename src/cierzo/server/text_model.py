@@ -20,6 +20,9 @@ class TokenStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
 
+    async def take(self) -> Sequence[TokenEvent]:
+        """All events that are there, after waiting for one; none at the end."""
+
     def close(self, index: int | None = None) -> None:
         """Stop the request, or its sequence `index`: no cost after the engine's current step."""
 

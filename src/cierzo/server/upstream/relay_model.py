@@ -182,15 +182,15 @@ class RelayCompletion:
         self._client, self._path, self._fields = client, path, fields
         self._reader = ChunkReader(client.name, n, self.usage, prefix)
 
-    async def deltas(self, metered: Metered) -> AsyncGenerator[ChoiceDelta, None]:
+    async def deltas(self, metered: Metered) -> AsyncGenerator[list[ChoiceDelta], None]:
         metered.start()
         exchange = self._client.stream(self._path, self._fields)
         try:
             async for chunk in exchange:
-                for delta in self._reader.read(chunk):
-                    yield delta
-            for delta in self._reader.finish():
-                yield delta
+                if deltas := list(self._reader.read(chunk)):
+                    yield deltas
+            if deltas := list(self._reader.finish()):
+                yield deltas
         finally:
             exchange.close()
 

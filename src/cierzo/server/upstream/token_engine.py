@@ -164,6 +164,7 @@ class UpstreamTokens:
         self._running = set(range(request.params.n))
         self._num_cached_tokens = 0
         self._exchange: Exchange = client.stream(COMPLETIONS_PATH, fields)
+        self._arrivals = self._read()
 
     def close(self, index: int | None = None) -> None:
         """The upstream is left as soon as no sequence is wanted any more."""
@@ -172,6 +173,17 @@ class UpstreamTokens:
             self._exchange.close()
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        while events := await self.take():
+            for event in events:
+                yield event
+
+    async def take(self) -> list[TokenEvent]:
+        """The events of the next chunk that has any; none at the end."""
+        async for events in self._arrivals:
+            return events
+        return []
+
+    async def _read(self) -> AsyncIterator[list[TokenEvent]]:
         async for value in self._exchange:
             if value.get("error"):
                 raise self._failure("failed in the middle of its answer")
@@ -181,9 +193,8 @@ class UpstreamTokens:
                 raise self._failure("sent a chunk that is none") from None
             if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
                 self._num_cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens or 0
-            for choice in chunk.choices:
-                for event in self._events(choice):
-                    yield event
+            if events := [event for choice in chunk.choices for event in self._events(choice)]:
+                yield events
         if self._running:
             raise self._failure("ended before its answer did")
 
