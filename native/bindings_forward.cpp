@@ -49,6 +49,7 @@ void bind_kv_cache(nb::module_& m) {
         .def_prop_ro("n_kv_heads", &KVCache::n_kv_heads)
         .def_prop_ro("head_dim", &KVCache::head_dim)
         .def_prop_ro("nbytes", &KVCache::nbytes)
+        .def("copy_block", &KVCache::copy_block, "source"_a, "target"_a)
         .def(
             "read",
             [](const KVCache& cache, int64_t layer, int64_t block) {

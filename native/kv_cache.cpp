@@ -75,6 +75,17 @@ KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64
     data_ = allocate_zeroed(nbytes() + kReadAhead);
 }
 
+void KVCache::copy_block(int64_t source, int64_t target) {
+    for (const int64_t block : {source, target})
+        if (block < 0 || block >= num_blocks_)
+            throw std::invalid_argument("KVCache.copy_block: blocks must be below " +
+                                        std::to_string(num_blocks_) + "; got " +
+                                        std::to_string(block));
+    if (source == target) return;
+    for (int64_t layer = 0; layer < n_layers_; ++layer)
+        std::memcpy(keys(layer, target, 0), keys(layer, source, 0), size_t(block_nbytes()));
+}
+
 void KVCache::read(int64_t layer, int64_t block, float* out_keys, float* out_values) const {
     if (layer < 0 || layer >= n_layers_ || block < 0 || block >= num_blocks_)
         throw std::invalid_argument("KVCache.read: layer and block must be below " +

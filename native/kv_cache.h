@@ -33,6 +33,9 @@ class KVCache {
         return keys(layer, block, n_kv_heads_ + kv_head);
     }
 
+    // Keys and values of all layers. Throws std::invalid_argument.
+    void copy_block(int64_t source, int64_t target);
+
     // out_keys and out_values: [16 tokens, n_kv_heads, head_dim].
     void read(int64_t layer, int64_t block, float* out_keys, float* out_values) const;
 

@@ -58,6 +58,11 @@ class FakeModel:
     def new_kv_cache(self, num_blocks: int) -> Any:
         return np.full((num_blocks * BLOCK_SIZE, 2), -1, np.int32)
 
+    def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None:
+        for source, target in copies:
+            slots = kv_cache.reshape(-1, BLOCK_SIZE, 2)
+            slots[target] = slots[source]
+
     def forward(self, step: StepArrays, kv_cache: Any, logits_rows: NDArray[np.int32]) -> Tensor:
         if self.fail_on is not None and self.fail_on in step.token_ids:
             raise RuntimeError("the fake model fails on request")

@@ -70,3 +70,23 @@ def test_children_of_a_reused_block_are_never_found_behind_its_successor() -> No
     assert pool.allocate(1) == [parent]
     pool.publish(parent, "a", contents(50))
     assert pool.hold_prefix("a", [contents(50), contents(16)])[0] == [parent]
+
+
+def test_the_latest_block_behind_another_is_told_until_it_is_reused() -> None:
+    pool = BlockPool(3)
+    old, young = pool.allocate(2)
+    pool.publish(old, "a", contents(0))
+    pool.publish(young, "a", contents(1))
+    assert pool.latest("a") == (young, contents(1)) and pool.latest("b") is None
+    pool.release([old, young])
+    pool.allocate(3)
+    assert pool.latest("a") is None
+
+
+def test_a_block_is_never_copied_to_itself() -> None:
+    pool = BlockPool(2)
+    source, other = pool.allocate(2)
+    pool.release([source])
+    assert pool.allocate_beside(source) is None
+    pool.release([other])
+    assert pool.allocate_beside(source) == other

@@ -42,22 +42,22 @@ def test_batched_equals_alone(params: SamplingParams) -> None:
 def test_cached_prefix_equals_cold() -> None:
     core, request = make_core(), make_request(prompt_of(100))
     cold, warm = run_one(core, request), run_one(core, request)
-    assert (cold.events[0].num_cached_tokens, warm.events[0].num_cached_tokens) == (0, 96)
+    assert (cold.events[0].num_cached_tokens, warm.events[0].num_cached_tokens) == (0, 99)
     assert warm.token_ids == cold.token_ids
     branch = make_request(prompt_of(100)[:50] + prompt_of(50, seed=1))
     result = run_one(core, branch)
-    assert result.events[-1].num_cached_tokens == 48
+    assert result.events[-1].num_cached_tokens == 50  # two of them in a block begun alike
     assert result.token_ids == alone(branch)
 
 
 def test_a_whole_prompt_of_full_blocks_still_computes_its_last_token() -> None:
     core, request = make_core(), make_request(prompt_of(64))
     cold, warm = run_one(core, request), run_one(core, request)
-    assert warm.events[0].num_cached_tokens == 48
+    assert warm.events[0].num_cached_tokens == 63
     assert warm.token_ids == cold.token_ids
 
 
-@pytest.mark.parametrize(("tells_prompt_apart", "num_cached"), [(False, 48), (True, 16)])
+@pytest.mark.parametrize(("tells_prompt_apart", "num_cached"), [(False, 48), (True, 30)])
 def test_a_completion_is_the_next_turns_prompt_where_all_tokens_are_computed_alike(
     tells_prompt_apart: bool, num_cached: int
 ) -> None:
@@ -66,7 +66,8 @@ def test_a_completion_is_the_next_turns_prompt_where_all_tokens_are_computed_ali
     completion = run_one(core, request).token_ids
     turn = make_request((*prompt_of(30), *completion, 5))
     again = run_one(core, turn)
-    # 30 + 19 computed tokens are three full blocks, one of them of prompt tokens only.
+    # 30 + 19 computed tokens are three full blocks, one of them of prompt tokens only; half of the
+    # next one is, too.
     assert again.events[0].num_cached_tokens == num_cached
     cold = run_one(make_core(FakeModel(tells_prompt_apart=tells_prompt_apart)), turn)
     assert again.token_ids == cold.token_ids
@@ -90,7 +91,7 @@ def test_workspaces_never_share_blocks() -> None:
         run_one(core, make_request(prompt, workspace=workspace)).events[0].num_cached_tokens
         for workspace in ("a", "b", "a", "b")
     ]
-    assert results == [0, 0, 96, 96]
+    assert results == [0, 0, 99, 99]
 
 
 def test_no_prefix_caching_reuses_nothing() -> None:
@@ -106,8 +107,8 @@ def test_n_computes_the_prompt_once_and_samples_apart() -> None:
     results = finish_all(core)
     texts = [tuple(results[0, index].token_ids) for index in range(4)]
     assert len(set(texts)) == 4
-    # The prompt once, its last block again for each other sequence, 39 fed-back tokens each.
-    assert model.num_computed_tokens == 96 + 3 * 16 + 4 * 39
+    # The prompt once, its last token again for each other sequence, 39 fed-back tokens each.
+    assert model.num_computed_tokens == 96 + 3 + 4 * 39
     assert {event.num_cached_tokens for r in results.values() for event in r.events} == {0}
     assert list(texts[0]) == alone(make_request(prompt_of(96), SAMPLED))
 

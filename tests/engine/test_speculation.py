@@ -70,7 +70,7 @@ def test_a_wrong_guess_is_never_found_in_the_prefix_cache() -> None:
     guessed = [other(token_id) for token_id in plain.token_ids[1:17]]
     turn = make_request((*prompt_of(32), plain.token_ids[0], *guessed, 5))
     again = run_one(core, turn)
-    assert again.events[0].num_cached_tokens == 32
+    assert again.events[0].num_cached_tokens == 33  # the prompt, and the token that was no guess
     cold = run_one(make_core(FakeModel(tells_prompt_apart=False)), turn)
     assert again.token_ids == cold.token_ids
 

@@ -48,3 +48,9 @@ def test_more_than_any_machine_has() -> None:
 def test_reading_what_is_not_there(layer: int, block: int) -> None:
     with pytest.raises(ValueError, match="KVCache.read: layer and block must be below 1 and 2"):
         KVCache(1, 2, 1, 16).read(layer, block)
+
+
+@pytest.mark.parametrize(("source", "target"), [(-1, 0), (0, 2)])
+def test_copying_what_is_not_there(source: int, target: int) -> None:
+    with pytest.raises(ValueError, match="KVCache.copy_block: blocks must be below 2"):
+        KVCache(1, 2, 1, 16).copy_block(source, target)

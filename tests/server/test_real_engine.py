@@ -69,9 +69,9 @@ def test_cached_tokens_are_reported(client: httpx.Client) -> None:
         client.post(CHAT, json=body(messages=messages, max_tokens=1)).json()["usage"]
         for _ in range(2)
     )
-    assert first["prompt_tokens_details"]["cached_tokens"] == 0
-    cached = second["prompt_tokens_details"]["cached_tokens"]
-    assert cached == (second["prompt_tokens"] - 1) // 16 * 16 > 0
+    # What every conversation begins with may have been cached.
+    assert first["prompt_tokens_details"]["cached_tokens"] <= 2
+    assert second["prompt_tokens_details"]["cached_tokens"] == second["prompt_tokens"] - 1
 
 
 def test_logprobs_of_the_real_sampler(client: httpx.Client) -> None:

@@ -29,6 +29,7 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._published: dict[tuple[Node, bytes], tuple[int, int]] = {}  # key → (block, node)
         self._keys: list[tuple[Node, bytes] | None] = [None] * num_blocks
+        self._latest: dict[Node, bytes] = {}  # parent → the contents published behind it last
         self._num_nodes = 0
 
     @property
@@ -44,6 +45,8 @@ class BlockPool:
             if key is not None:
                 del self._published[key]
                 self._keys[block] = None
+                if self._latest.get(key[0]) == key[1]:
+                    del self._latest[key[0]]
             self._num_holders[block] = 1
             blocks.append(block)
         return blocks
@@ -88,11 +91,26 @@ class BlockPool:
             self._num_nodes += 1
             self._published[key] = (block, self._num_nodes)
             self._keys[block] = key
+            self._latest[parent] = contents
             return block, self._num_nodes
         other, node = found
         self._hold(other)
         self.release([block])
         return other, node
+
+    def latest(self, parent: Node) -> tuple[int, bytes] | None:
+        """The block published last behind `parent`, and its contents: who comes next is likely to
+        begin like it."""
+        contents = self._latest.get(parent)
+        return None if contents is None else (self._published[parent, contents][0], contents)
+
+    def allocate_beside(self, source: int) -> int | None:
+        """A block to copy `source` to, None where there is no other. Nobody may write to either
+        before the copy is made."""
+        self._hold(source)
+        target = self.allocate(1)[0] if self._free else None
+        self.release([source])
+        return target
 
     def _hold(self, block: int) -> None:
         if self._num_holders[block] == 0:

@@ -152,6 +152,7 @@ class EngineCore:
         """Compute one batch; returns what each sequence should hear of it."""
         started = perf_counter()
         batch = self.scheduler.schedule()
+        self.runner.copy_blocks(self.scheduler.take_copies())
         if batch is None:
             return []
         try:

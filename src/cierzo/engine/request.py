@@ -110,6 +110,8 @@ def _is_finite(value: Any) -> bool:
 
 def token_ids_of(values: Iterable[object], param: str) -> tuple[int, ...]:
     """The same token ids as plain ints. Raises RequestError, naming `param`, for anything else."""
+    if isinstance(values, tuple) and {int}.issuperset(map(type, values)):
+        return values  # as they nearly always come, and a long prompt has thousands
     token_ids = []
     for value in values if isinstance(values, Iterable) else (values,):
         if not is_integer(value):

@@ -34,6 +34,8 @@ class Model(Protocol):
 
     def new_kv_cache(self, num_blocks: int) -> Any: ...
 
+    def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None: ...
+
     def forward(self, step: StepArrays, kv_cache: Any, logits_rows: Int32) -> Tensor: ...
 
     def hidden(self, step: StepArrays, kv_cache: Any, rows: Int32) -> Tensor: ...
@@ -63,6 +65,10 @@ class ModelRunner:
         _add_to_means(batch, values[num_logits:])
         hidden.resize(num_logits)
         return self.model.head(hidden)
+
+    def copy_blocks(self, copies: list[tuple[int, int]]) -> None:
+        """Copy the KV of whole blocks, (from, to), one after another."""
+        self.model.copy_blocks(self._kv_cache, copies)
 
     def logits(self, token_ids: Int32, num_prompt_tokens: int | None = None) -> Rows:
         """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own.

@@ -57,6 +57,7 @@ class Scheduler:
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
         self._refused: tuple[Sequence, int] | None = None  # and the blocks there were for it
+        self._copies: list[tuple[int, int]] = []  # (from, to): blocks to copy before the next step
 
     @property
     def has_work(self) -> bool:
@@ -227,6 +228,7 @@ class Scheduler:
             self._refused = (sequence, room)
             return False
         self._refused = None
+        self._copy_part(sequence)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = sequence.num_computed_tokens
         self.waiting[sequence.workspace].remove(sequence)
@@ -243,6 +245,25 @@ class Scheduler:
         sequence.num_published_blocks = len(blocks)
         sequence.num_computed_tokens = len(blocks) * BLOCK_SIZE
         self._free_behind_window(sequence)
+
+    def _copy_part(self, sequence: Sequence) -> None:
+        """Let the first block that is not cached begin as one that is, as far as they are alike."""
+        found = self.pool.latest(sequence.prefix_node)
+        room = sequence.num_reusable_tokens - sequence.num_computed_tokens
+        if found is None or room <= 0:
+            return
+        source, contents = found
+        count = min(sequence.num_shared(sequence.num_blocks, contents), room)
+        target = self.pool.allocate_beside(source) if count > 0 else None
+        if target is not None:
+            sequence.add_blocks([target])
+            sequence.num_computed_tokens += count
+            self._copies.append((source, target))
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """The blocks to copy, (from, to), in order, before anything of the step is computed."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def _grow(self, sequence: Sequence, count: int, chosen: dict[Sequence, int]) -> bool:
         """Give a sequence the blocks for `count` more tokens, preempting the youngest if need be.

@@ -168,6 +168,18 @@ class Sequence:
         token_ids = self._tokens[start : start + BLOCK_SIZE]
         return token_ids.tobytes() + bytes([num_prompt_tokens])
 
+    def num_shared(self, index: int, contents: bytes) -> int:
+        """How many of the first tokens of a full block with `contents` are those of this sequence's
+        block `index`, and computed alike."""
+        start = index * BLOCK_SIZE
+        own = self._tokens[start : min(start + BLOCK_SIZE, self.num_tokens)]
+        differs = np.frombuffer(contents, np.int32, len(own)) != own
+        count = int(differs.argmax()) if differs.any() else len(own)
+        num_prompt_tokens = min(max(self.prompt_end - start, 0), BLOCK_SIZE)
+        if num_prompt_tokens != contents[-1]:
+            count = min(count, num_prompt_tokens, contents[-1])
+        return count
+
     @property
     def num_missing_prompt_logprobs(self) -> int:
         """Prompt positions whose logprobs are still to be computed (0 when not asked for)."""

@@ -163,6 +163,11 @@ class Transformer:
         c = self.config
         return KVCache(c.n_layers, num_blocks, c.n_kv_heads, c.head_dim)
 
+    def copy_blocks(self, kv_cache: KVCache, copies: list[tuple[int, int]]) -> None:
+        """Copy keys and values of whole blocks, (from, to), one after another."""
+        for source, target in copies:
+            kv_cache.copy_block(source, target)
+
     def forward(self, step: StepArrays, kv_cache: KVCache, logits_rows: Int32) -> Tensor:
         """Logits [len(logits_rows), V] of the given rows; valid until the next step."""
         return self.head(self.hidden(step, kv_cache, logits_rows))
