@@ -14,6 +14,8 @@ from cierzo.errors import SettingError
 from tests.engine.fake_model import FakeModel, fake_config
 from tests.engine.helpers import GREEDY, finish_all, make_core, make_request, prompt_of
 
+ENDLESS = replace(GREEDY, max_tokens=None)
+
 
 def step(core: EngineCore) -> dict[int, int]:
     """Run one step. Returns the tokens computed of each request, by arrival."""
@@ -41,6 +43,29 @@ def test_decode_goes_first_and_the_rest_of_the_budget_to_prompts() -> None:
     assert step(core) == {0: 1, 1: 31}
     assert step(core) == {0: 1, 1: 19}
     assert step(core) == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(("num_streams", "num_prompt_tokens"), [(1, 256), (8, 256), (20, 320)])
+def test_a_long_prompt_is_read_in_bounded_steps_beside_answers(
+    num_streams: int, num_prompt_tokens: int
+) -> None:
+    core = make_core(token_budget=512, max_running=32, max_model_len=2048, num_blocks=512)
+    for arrival in range(num_streams):
+        core.add(arrival, make_request(prompt_of(10, seed=arrival), ENDLESS))
+    assert sum(step(core).values()) == 10 * num_streams
+    core.add(num_streams, make_request(prompt_of(1000, seed=99), ENDLESS))
+    left = 1000
+    while left > 0:
+        counts = step(core)
+        assert counts.pop(num_streams) == min(num_prompt_tokens, left)
+        assert counts == dict.fromkeys(range(num_streams), 1)  # no answer misses a step
+        left -= num_prompt_tokens
+
+
+def test_a_prompt_alone_may_have_the_whole_budget() -> None:
+    core = make_core(token_budget=512, max_model_len=2048, num_blocks=512)
+    core.add(0, make_request(prompt_of(1000)))
+    assert step(core) == {0: 512}
 
 
 def test_waiting_requests_are_taken_in_order_of_arrival() -> None:

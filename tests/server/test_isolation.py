@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -120,6 +122,53 @@ def test_a_flood_does_not_starve_the_other(
             thread.join()
     assert all_are_in
     assert ended.index("other") < 20
+
+
+def test_first_tokens_of_a_burst_come_in_turns(tmp_path: Path) -> None:
+    """200 streams at once: 140 of one workspace first, then 30 of each of two others."""
+    with temporary_database() as database:
+        others = [workspaces.create(database, name).id for name in ("small", "smaller")]
+        bearers = [bearer(api_keys.create(database, "k", of)[1]) for of in (DEFAULT_ID, *others)]
+        tokenizer = tekken(tmp_path, "v13")
+        with tiny_server(tokenizer, database=database, max_running=8) as (server, engine):
+            first_tokens = asyncio.run(burst(server.url, engine, bearers))
+    large, *small = (first_tokens.count(whose) for whose in range(3))
+    assert (large, *small) == (140, 30, 30)
+    when_all_came = max(i for i, whose in enumerate(first_tokens) if whose > 0)
+    ahead = first_tokens[:when_all_came].count(0)
+    # Turn by turn it would be 30; some of the large one's were running before.
+    assert ahead <= 30 + 60, f"{ahead} of the large workspace's came before the small ones' last"
+
+
+async def noting(answer: httpx.Response, note: Callable[[], None]) -> AsyncIterator[str]:
+    """The lines of an answer; `note` is called for the first."""
+    is_first = True
+    async for line in answer.aiter_lines():
+        if is_first:
+            note()
+        is_first = False
+        yield line
+
+
+async def burst(url: str, engine: Engine, bearers: list[dict[str, str]]) -> list[int]:
+    """Whose first tokens came, in order."""
+    order: list[int] = []
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+
+        async def ask(whose: int) -> None:
+            fields = body(max_tokens=12, min_tokens=12, stream=True)
+            async with client.stream("POST", CHAT, json=fields, headers=bearers[whose]) as answer:
+                assert answer.status_code == 200
+                lines = [line async for line in noting(answer, lambda: order.append(whose))]
+                assert lines[-2] == "data: [DONE]"
+
+        tasks = [asyncio.create_task(ask(0)) for _ in range(140)]
+        while engine.stats().num_waiting < 50:
+            await asyncio.sleep(0)
+        tasks += [asyncio.create_task(ask(1 + i % 2)) for i in range(60)]
+        await asyncio.gather(*tasks)
+    return order
 
 
 def test_each_sees_its_own_ledger(running: tuple[Clients, Engine], database: Database) -> None:

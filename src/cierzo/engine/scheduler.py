@@ -28,6 +28,13 @@ MAX_PROMPT_LOGPROB_TOKENS = 64
 """Tokens per step of a prompt whose logprobs are asked: each needs a whole row of logits."""
 
 
+PROMPT_TOKENS_BESIDE = 256
+PROMPT_TOKENS_PER_STREAM = 16
+"""Prompt tokens of a step in which answers are running: the first, or the second for each running
+answer where that is more. So a long prompt slows answers by a bounded factor, and few answers do
+not make prompts slow."""
+
+
 def _age(sequence: Sequence) -> tuple[int, int]:
     return (sequence.arrival, sequence.index)
 
@@ -77,12 +84,13 @@ class Scheduler:
         for sequence in [s for s in self.running if s.num_uncomputed_tokens == 1]:
             if sequence.is_running and self._grow(sequence, 1, chosen):
                 chosen[sequence] = 1
+        limit = self._token_limit(len(chosen))
         self._add_drafts(chosen)
         is_admitting = True
         only_decodes = self.num_waiting == 0 and len(chosen) == len(self.running)
         for sequence in () if only_decodes else self._prefills():
-            budget = self._config.token_budget - sum(chosen.values())
-            if budget == 0:
+            budget = limit - sum(chosen.values())
+            if budget <= 0:
                 break
             if not sequence.is_running:
                 if self._is_prefix_under_way(sequence):
@@ -144,6 +152,13 @@ class Scheduler:
         self._release_blocks(sequence)
         self.add(sequence)
         self.num_preempted += 1
+
+    def _token_limit(self, num_decodes: int) -> int:
+        """The tokens of a step beside whose decodes prompts are read."""
+        if num_decodes == 0:
+            return self._config.token_budget
+        num_prompt_tokens = max(PROMPT_TOKENS_BESIDE, PROMPT_TOKENS_PER_STREAM * num_decodes)
+        return min(self._config.token_budget, num_decodes + num_prompt_tokens)
 
     def _add_drafts(self, chosen: dict[Sequence, int]) -> None:
         """Have guesses computed beside the decodes of `chosen`, where that pays."""
