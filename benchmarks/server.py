@@ -1,12 +1,13 @@
 """A server under load: streaming clients, beside the engine without HTTP and a llama.cpp server.
 
-    python -m benchmarks.server [--model NAME] [--clients 1,8,32,128] [--rival URL] [--plot PNG]
+    python -m benchmarks.server [--model NAME] [--clients 1,8,32,128] [--llama-server PATH]
+        [--out JSON] [--plot PNG]
 
 Chat: prompts of about 128 tokens of their own, up to 64 tokens out, every client asks again when it
 has its answer. Classification: 256 requests that share 400 tokens and differ in about 60, one token
-out. `--rival` is the base of another OpenAI-style server that is already up with the same model.
-The engine alone and a rival are asked the same texts. All clients live in this process, on the same
-cores as what they measure, so they cost it a little.
+out. `--llama-server` (or LLAMA_SERVER) is llama.cpp's binary, which gets the same model's GGUF file.
+The engine alone and the rival are asked the same texts. All clients live in this process, on the
+same cores as what they measure, so they cost it a little.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import statistics
@@ -27,7 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cierzo import LLM, SamplingParams
+from benchmarks.rivals import llama_server
+from cierzo import LLM, SamplingParams, hub
 from cierzo.settings import load_settings
 
 NUM_OUT = 64
@@ -203,6 +206,12 @@ def served(model: str) -> Iterator[str]:
             process.terminate()
 
 
+def gguf_of(model: str) -> Path:
+    """The file that the model was made of."""
+    source = hub.resolve(model, home=load_settings({}).home)
+    return source if source.is_file() else next(source.glob("*.gguf"))
+
+
 def show(row: Row) -> None:
     ttft, tpot = ("/".join(f"{value:.0f}" for value in row.ttft_ms), row.tpot_ms)
     print(
@@ -247,8 +256,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--clients", default="1,8,32,128")
     parser.add_argument("--works", default="chat,classify")
-    parser.add_argument("--rival", help="base URL of another server")
-    parser.add_argument("--skip-ours", action="store_true")
+    parser.add_argument("--llama-server", type=Path, default=os.environ.get("LLAMA_SERVER"))
     parser.add_argument("--out", type=Path, help="JSON of all rows")
     parser.add_argument("--plot", type=Path, help="PNG of the latencies")
     arguments = parser.parse_args()
@@ -261,19 +269,21 @@ def main() -> None:
         rows.append(row)
         show(row)
 
-    if not arguments.skip_ours:
-        with served(arguments.model) as url:
-            measure("cierzo", url, arguments.model, "chat", 2)
-            for work, clients in cases:
-                note(measure("cierzo", url, arguments.model, work, clients))
+    with served(arguments.model) as url:
+        measure("cierzo", url, arguments.model, "chat", 2)
         for work, clients in cases:
-            settings = load_settings({"max_running": clients})
-            with LLM(arguments.model, settings=settings) as llm:
-                llm.generate("Hello", SamplingParams(max_tokens=8))
-                note(offline(llm, work, clients))
-    if arguments.rival:
-        for work, clients in cases:
-            note(measure("rival", arguments.rival, "rival", work, clients))
+            note(measure("cierzo", url, arguments.model, work, clients))
+    for work, clients in cases:
+        settings = load_settings({"max_running": clients})
+        with LLM(arguments.model, settings=settings) as llm:
+            llm.generate("Hello", SamplingParams(max_tokens=8))
+            note(offline(llm, work, clients))
+    for work, clients in cases if arguments.llama_server else ():
+        if work == "chat" or clients == 1:  # it has one slot for the other work
+            with llama_server.served(
+                arguments.llama_server, gguf_of(arguments.model), work, clients
+            ) as url:
+                note(measure("llama-server", url, "rival", work, clients))
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.plot:

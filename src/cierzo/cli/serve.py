@@ -212,6 +212,7 @@ def _serve_on(
         gc.freeze()  # what is loaded stays: to walk it again would stop all streams for 50 ms
         first = served[0].id
         Server(app, listener, lambda host, port: _say_ready(first, host, port)).run_bound()
+        gc.unfreeze()
 
 
 def _served(model_id: str, llm: LLM) -> TokenModel:
