@@ -5,7 +5,7 @@
 
 Chat: prompts of about 128 tokens of their own, up to 64 tokens out, every client asks again when it
 has its answer. Classification: 256 requests that share 400 tokens and differ in about 60, one token
-out. `--llama-server` (or LLAMA_SERVER) is llama.cpp's binary, which gets the same model's GGUF file.
+out. `--llama-server` (or LLAMA_SERVER) is llama.cpp's binary, which gets the model's GGUF file.
 The engine alone and the rival are asked the same texts. All clients live in this process, on the
 same cores as what they measure, so they cost it a little.
 """

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         description="Days for which prompts and answers are kept, for admin keys to read; unset:"
         " they are not stored.",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="The server's log on stderr: text tells of warnings and errors, json (one"
+        " object a line) of every request as well, but never of prompts or keys.",
+    )
     max_model_len: int | None = Field(
         None,
         ge=1,

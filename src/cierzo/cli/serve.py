@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import ipaddress
 import json
-import logging
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import typer
 
 from cierzo.cli import options
 from cierzo.cli.console import err
+from cierzo.cli.logs import configure_logs
 from cierzo.cli.store import store_of
 from cierzo.cli.upstream import key_of
 from cierzo.errors import SettingError
@@ -55,6 +55,7 @@ def serve(
         typer.Option("--only-upstreams", help="No model here: only those of `cierzo upstream`."),
     ] = False,
     strict: options.Strict = None,
+    log_format: options.LogFormat = None,
     allow_remote: options.AllowRemote = None,
     transcript_days: options.TranscriptDays = None,
     home: options.Home = None,
@@ -76,14 +77,14 @@ def serve(
         prefix_caching=prefix_caching,
         speculation=speculation,
         strict=strict,
+        log_format=log_format,
         allow_remote=allow_remote,
         transcript_days=transcript_days,
         home=home,
         data=data,
         database_url=database_url,
     )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every client that left
+    configure_logs(settings.log_format)
     if only_upstreams and models:
         raise typer.BadParameter("--only-upstreams leaves no place for models here; name none")
     named = {} if only_upstreams else name_models(models)

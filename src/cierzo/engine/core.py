@@ -200,7 +200,10 @@ class EngineCore:
                 samples = self._compute(alone)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-                logger.error("request %s failed: %s", sequence.request.request_id, reason)
+                request_id = sequence.request.request_id
+                fields = {"request_id": request_id}
+                kind = type(error).__name__
+                logger.error("request %s failed: %s", request_id, kind, extra={"fields": fields})
                 message = f"the engine could not compute this request: {reason}"
                 events += self._end(sequence.arrival, message)
                 continue

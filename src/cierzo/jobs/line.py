@@ -108,7 +108,9 @@ async def _respond(request: Request, asked: Asked) -> Response:
             raise EngineStoppedError("the engine stops; a later start goes on") from error
         return response_for(error)
     except Exception as error:
-        logger.exception("batch line %s failed", request.state.request_id)
+        request_id = request.state.request_id
+        fields = {"request_id": request_id}
+        logger.exception("batch line %s failed", request_id, extra={"fields": fields})
         return response_for(error)
 
 

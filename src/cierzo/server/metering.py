@@ -132,7 +132,7 @@ class Metered:
         self.caller = caller
         self.model = model
         self.request_id = request_id
-        self._name = name
+        self.name = name
         self._metering = metering
         self._price = price
         self._subjects = subjects
@@ -228,7 +228,7 @@ class Metered:
             created_at_ms=now_ms(),
             workspace_id=self.caller.workspace_id,
             key_id=self.caller.key.id if self.caller.key is not None else None,
-            model=self._name,
+            model=self.name,
             endpoint=self._endpoint,
             status=status,
             is_batch=self._is_batch,
@@ -244,6 +244,16 @@ class Metered:
     @property
     def has_computed(self) -> bool:
         return self._has_computed
+
+    @property
+    def usage(self) -> Usage | None:
+        """What is being counted, once it has begun."""
+        return self._usage
+
+    @property
+    def record(self) -> UsageRecord | None:
+        """The row, once there is one."""
+        return self._record
 
     def fail(self) -> None:
         """It is our fault if this request ends without an answer."""

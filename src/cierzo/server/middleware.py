@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +13,7 @@ from cierzo.ids import new_id
 from cierzo.server.error_responses import error_response, response_for
 from cierzo.server.metering import Metered
 from cierzo.server.metrics import Metrics
+from cierzo.server.request_log import log_request
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
-            logger.exception("request %s failed", request_id)
+            fields = {"request_id": request_id}
+            logger.exception("request %s failed", request_id, extra={"fields": fields})
             if (
                 not has_started
             ):  # else the connection is closed, which no client mistakes for an end
@@ -89,7 +92,8 @@ class MeteringMiddleware:
 
 
 class MetricsMiddleware:
-    """Counts answers by method, route and status. Paths that match no route share one label."""
+    """Counts answers by method, route and status, and logs them. Paths that match no route share
+    one label."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -98,6 +102,7 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        started_s = time.monotonic()
         status = 499  # what is left when nobody waited for the answer
 
         async def send_and_note(message: Message) -> None:
@@ -113,6 +118,7 @@ class MetricsMiddleware:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
             metrics.http_requests.labels(method, route, status).inc()
+            log_request(scope, route, status, time.monotonic() - started_s)
 
 
 class OriginMiddleware:

@@ -42,9 +42,10 @@ async def run_until_disconnect(work: Coroutine[Any, Any, Result], receive: Recei
         return task.result()
     finally:
         watch.cancel()
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        if not task.done():  # else its error, raised again, would forget where it came from
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -109,11 +110,12 @@ class SseResponse(Response):
             pings.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            for task in (first, pings):
-                if task is not None:
-                    task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await first
+            if pings is not None:
+                pings.cancel()
+            if not first.done():
+                first.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await first
             await self._events.aclose()
 
     async def _start(self, send: Send) -> None:
