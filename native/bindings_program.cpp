@@ -32,14 +32,16 @@ void bind_products(nb::class_<Program>& program) {
     program.def(
         "moe",
         [](Program& p, Tensor& x, const Tensor& h, const Tensor& router,
-           const PackedWeight& gate_up, const PackedWeight& down, int64_t num_experts_per_tok) {
-            p.add([&x, &h, &router, &gate_up, &down, num_experts_per_tok](Step s) {
-                moe(x, h, router, gate_up, down, num_experts_per_tok, nullptr,
+           const PackedWeight& gate_up, const PackedWeight& down, int64_t num_experts_per_tok,
+           Tensor* expert_counts) {
+            p.add([&x, &h, &router, &gate_up, &down, num_experts_per_tok, expert_counts](Step s) {
+                moe(x, h, router, gate_up, down, num_experts_per_tok, expert_counts,
                     s.input.num_prompt_tokens);
             });
         },
-        "x"_a, "h"_a, "router"_a, "gate_up"_a, "down"_a, "num_experts_per_tok"_a, holds<2>(),
-        holds<3>(), holds<4>(), holds<5>(), holds<6>());
+        "x"_a, "h"_a, "router"_a, "gate_up"_a, "down"_a, "num_experts_per_tok"_a,
+        "expert_counts"_a = nb::none(), holds<2>(), holds<3>(), holds<4>(), holds<5>(), holds<6>(),
+        holds<8>());
 }
 
 void bind_between_products(nb::class_<Program>& program) {

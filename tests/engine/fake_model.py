@@ -55,6 +55,10 @@ class FakeModel:
         self.logits = Tensor(0, VOCAB_SIZE)
         self.tells_prompt_apart = tells_prompt_apart
 
+    @property
+    def expert_tokens(self) -> NDArray[np.int64]:
+        return np.zeros((0, 0), np.int64)
+
     def new_kv_cache(self, num_blocks: int) -> Any:
         return np.full((num_blocks * BLOCK_SIZE, 2), -1, np.int32)
 

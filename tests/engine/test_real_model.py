@@ -121,3 +121,17 @@ def test_a_sliding_window_holds_few_blocks() -> None:
         core.step()
         most_used = max(most_used, 8 - core.stats().num_free_blocks)
     assert most_used <= 4
+
+
+def test_every_token_is_counted_with_its_experts() -> None:
+    model, core = model_of("mixtral"), core_of("mixtral")
+    assert model.config.moe is not None
+    before = model.expert_tokens.copy()
+    run_all(core, [request_of(30 + 17 * i, seed=i) for i in range(3)])
+    loads = model.expert_tokens - before
+    assert loads.shape == (model.config.n_layers, model.config.moe.num_experts)
+    num_tokens = core.stats().num_computed_tokens
+    assert (loads.sum(axis=1) == num_tokens * model.config.moe.num_experts_per_tok).all()
+    assert len(set(loads.ravel().tolist())) > 2, "each expert has a count of its own"
+    assert core.stats().expert_tokens == model.expert_tokens.tolist()
+    assert core_of("mistral").stats().expert_tokens == []

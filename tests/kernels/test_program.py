@@ -52,6 +52,7 @@ class Block:
         self.router = Tensor.from_numpy(normal(5, 3, DIM))
         self.norm = Tensor.from_numpy(normal(6, 1, DIM))
         self.of_rows = RMSNorm(self.norm, 1e-5)
+        self.counts = Tensor.from_numpy(np.zeros((1, 3), np.float32))
         self.x, self.h, self.due = (Tensor(0, DIM) for _ in range(3))
 
     def note(self, p: Program) -> None:
@@ -59,7 +60,7 @@ class Block:
         p.rms_norm(self.h, self.x, self.norm, 1e-5)
         p.attention_layer(self.x, self.qkv, self.o, self.of_rows, 0, 4, sliding_window=3)
         p.feed_forward(self.x, self.gate_up, self.down, norm=self.of_rows)
-        p.moe(self.x, self.h, self.router, self.experts_up, self.experts_down, 2)
+        p.moe(self.x, self.h, self.router, self.experts_up, self.experts_down, 2, self.counts)
         p.gather_rows(self.due, self.x)
 
     def call(self, step: ForwardInput, kv: KVCache) -> None:
@@ -86,6 +87,7 @@ def test_a_program_does_what_its_ops_do() -> None:
         block.due.numpy()[:] = np.nan
         program.run(step, KVCache(1, 1, 2, HEAD_DIM), ROWS)
         np.testing.assert_array_equal(block.due.numpy(), expected)
+    assert block.counts.numpy().sum() == 2 * (7 + 5)
 
 
 def test_a_program_keeps_its_operands() -> None:

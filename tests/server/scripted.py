@@ -146,6 +146,7 @@ class Stats:
     num_steps: int = 0
     num_computed_tokens: int = 0
     total_step_s: float = 0.0
+    expert_tokens: list[list[int]] = field(default_factory=lambda: [[5, 1, 0], [2, 2, 2]])
 
 
 @dataclass

@@ -66,6 +66,7 @@ def test_metrics(client: httpx.Client, engine: ScriptedEngine) -> None:
     text = client.get("/metrics").text
     assert 'cierzo_num_requests_running{model="tiny"} 0.0' in text
     assert 'cierzo_num_preemptions_total{model="tiny"} 3.0' in text
+    assert 'cierzo_expert_tokens_total{expert="1",layer="0",model="tiny"} 1.0' in text
     assert 'route="/v1/chat/completions",status="200"' in text
     client.get("/v1/secret-path")
     assert "secret-path" not in client.get("/metrics").text

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from cierzo.config import BLOCK_SIZE, EngineConfig
@@ -31,7 +31,8 @@ Events = list[tuple[int, TokenEvent]]
 class EngineStats:
     """The engine at one moment. `num_running` and `num_waiting` count sequences; the other
     numbers are totals since the start, but for the free blocks and the share of those in use.
-    `total_forward_s` is the part of the steps' time that the model took."""
+    `total_forward_s` is the part of the steps' time that the model took.
+    `expert_tokens[layer][expert]` counts the tokens that an expert worked on."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -44,6 +45,7 @@ class EngineStats:
     kv_cache_usage: float = 0.0
     total_step_s: float = 0.0
     total_forward_s: float = 0.0
+    expert_tokens: list[list[int]] = field(default_factory=list)
 
 
 class EngineCore:
@@ -180,6 +182,7 @@ class EngineCore:
             num_accepted_tokens=scheduler.num_accepted_tokens,
             num_free_blocks=pool.num_free,
             kv_cache_usage=1 - pool.num_free / pool.num_blocks,
+            expert_tokens=self.runner.model.expert_tokens.tolist(),
         )
 
     def _compute(self, batch: Batch) -> list[list[Sample]]:

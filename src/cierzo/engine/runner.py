@@ -32,6 +32,10 @@ class Model(Protocol):
     def tells_prompt_apart(self) -> bool:
         """True when a prompt token's KV differs from the same token's that was sampled."""
 
+    @property
+    def expert_tokens(self) -> NDArray[np.int64]:
+        """Tokens that each expert worked on so far, [layers, experts]; no layers where dense."""
+
     def new_kv_cache(self, num_blocks: int) -> Any: ...
 
     def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None: ...

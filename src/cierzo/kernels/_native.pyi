@@ -211,5 +211,6 @@ class Program:
         gate_up: PackedWeight,
         down: PackedWeight,
         num_experts_per_tok: int,
+        expert_counts: Tensor | None = None,
     ) -> None: ...
     def gather_rows(self, out: Tensor, x: Tensor) -> None: ...

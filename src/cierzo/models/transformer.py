@@ -113,12 +113,19 @@ class MoeLayer:
         self._router = weights.tensor(f"layers.{layer}.router")
         self._gate_up_proj = weights.packed(f"layers.{layer}.experts.gate_up_proj")
         self._down_proj = weights.packed(f"layers.{layer}.experts.down_proj")
+        self.expert_counts = Tensor(1, self._router.rows)  # rows that chose each, summed up
 
     def write(self, program: Program, s: Scratch) -> None:
         """x [T, D] += Σ over chosen experts of weight · feed_forward_e(norm(x))"""
         program.rms_norm(s.h, s.x, self._norm, self._eps)
         program.moe(
-            s.x, s.h, self._router, self._gate_up_proj, self._down_proj, self._num_experts_per_tok
+            s.x,
+            s.h,
+            self._router,
+            self._gate_up_proj,
+            self._down_proj,
+            self._num_experts_per_tok,
+            self.expert_counts,
         )
 
 
@@ -128,7 +135,7 @@ class TransformerBlock:
     def __init__(self, weights: Weights, layer: int) -> None:
         moe = weights.config.moe
         self._attention = Attention(weights, layer)
-        self._feed_forward = (
+        self.feed_forward = (
             FeedForward(weights, layer)
             if moe is None
             else MoeLayer(weights, layer, moe.num_experts_per_tok)
@@ -136,7 +143,25 @@ class TransformerBlock:
 
     def write(self, program: Program, s: Scratch) -> None:
         self._attention.write(program, s)
-        self._feed_forward.write(program, s)
+        self.feed_forward.write(program, s)
+
+
+class ExpertLoad:
+    """How many tokens each expert of each sparse layer has worked on.
+
+    `tokens` is int64 [layers, experts], of no layers for a dense model. The kernels count in
+    float32, which is exact for one step and would not be for a day.
+    """
+
+    def __init__(self, layers: list[MoeLayer]) -> None:
+        self._counts = [layer.expert_counts.numpy()[0] for layer in layers]
+        num_experts = len(self._counts[0]) if layers else 0
+        self.tokens = np.zeros((len(layers), num_experts), np.int64)
+
+    def add_step(self) -> None:
+        for total, counts in zip(self.tokens, self._counts, strict=True):
+            total += counts.astype(np.int64)
+            counts.fill(0)
 
 
 class Transformer:
@@ -158,6 +183,13 @@ class Transformer:
         self._output = self._embedding if config.tied_embeddings else weights.packed("output")
         self._scratch = Scratch(config)
         self._program = self._write_program(self._scratch)
+        parts = [block.feed_forward for block in self._blocks]
+        self._expert_load = ExpertLoad([part for part in parts if isinstance(part, MoeLayer)])
+
+    @property
+    def expert_tokens(self) -> NDArray[np.int64]:
+        """Tokens that each expert worked on so far, [layers, experts]; no layers where dense."""
+        return self._expert_load.tokens
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         c = self.config
@@ -175,6 +207,7 @@ class Transformer:
     def hidden(self, step: StepArrays, kv_cache: KVCache, rows: Int32) -> Tensor:
         """Hidden states after the final norm [len(rows), D]; valid until the next step."""
         self._program.run(self._forward_input(step), kv_cache, rows)
+        self._expert_load.add_step()
         return self._scratch.due
 
     def _write_program(self, s: Scratch) -> Program:

@@ -120,3 +120,13 @@ class _EngineMetrics(Collector):
             for model_id, of_model in stats:
                 family.add_metric([model_id], float(getattr(of_model, field)))
             yield family
+        experts = CounterMetricFamily(
+            "cierzo_expert_tokens",
+            "Tokens that each expert of a sparse model worked on",
+            labels=["model", "layer", "expert"],
+        )
+        for model_id, of_model in stats:
+            for layer, tokens in enumerate(of_model.expert_tokens):
+                for expert, count in enumerate(tokens):
+                    experts.add_metric([model_id, str(layer), str(expert)], count)
+        yield experts

@@ -28,7 +28,8 @@ class TokenStream(Protocol):
 
 
 class EngineStats(Protocol):
-    """Sequences now running and waiting, the share of KV blocks in use; totals since the start."""
+    """Sequences now running and waiting, the share of KV blocks in use; totals since the start,
+    `expert_tokens` by layer and expert."""
 
     num_running: int
     num_waiting: int
@@ -39,6 +40,7 @@ class EngineStats(Protocol):
     num_steps: int
     num_computed_tokens: int
     total_step_s: float
+    expert_tokens: list[list[int]]
 
 
 class Engine(Protocol):
