@@ -32,6 +32,9 @@ class Draft:
     chances: list[float]
 
 
+_NO_DRAFT = Draft([], [])
+
+
 class PromptLookup:
     """Drafts for any number of sequences, which it follows for as long as they live."""
 
@@ -47,7 +50,7 @@ class PromptLookup:
                 sequence.token_ids.tolist(), self._chances
             )
         else:
-            history.follow(sequence.token_ids[len(history.token_ids) :].tolist())
+            history.follow(sequence.tokens_from(len(history.token_ids)))
         return history.draft(least_chance, max_tokens)
 
 
@@ -79,19 +82,16 @@ class _History:
 
     def _judge(self, is_right: bool) -> None:
         assert self._next is not None
-        level = _level(self._num_right)
-        for chances, rate in (
-            (self._chances, LEARNING),
-            (self._chances_of_all, LEARNING_OF_ALL),
-        ):
-            chances[level] += rate * (is_right - chances[level])
+        level, own, of_all = _level(self._num_right), self._chances, self._chances_of_all
+        own[level] += LEARNING * (is_right - own[level])
+        of_all[level] += LEARNING_OF_ALL * (is_right - of_all[level])
         self._num_right = self._num_right + 1 if is_right else 0
         self._next = self._next + 1 if is_right else None
 
     def draft(self, least_chance: float, max_tokens: int) -> Draft:
-        draft = Draft([], [])
         if self._next is None:
-            return draft
+            return _NO_DRAFT
+        draft = Draft([], [])
         known, chance = self.token_ids, 1.0
         period = len(known) - self._next  # what it repeats may reach into what it will say
         for i in range(max_tokens):

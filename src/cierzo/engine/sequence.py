@@ -197,6 +197,11 @@ class Sequence:
             return len(self.prompt_logprobs) - 1
         return self.num_tokens - 1
 
+    def tokens_from(self, start: int) -> list[int]:
+        """The ids of its tokens behind the first `start`."""
+        ids: list[int] = self._tokens[start : self.num_tokens].tolist()
+        return ids
+
     def set_draft(self, token_ids: list[int]) -> None:
         while self.num_tokens + len(token_ids) > len(self._tokens):
             self._enlarge()

@@ -60,7 +60,9 @@ class Speculator:
         least_chance = cost.row_s * rate
         if least_chance >= 1:
             return {}
-        drafts = {s: self._draft(s, least_chance) for s in sequences}
+        drafts = {s: draft for s in sequences if (draft := self._draft(s, least_chance)).token_ids}
+        if not drafts:
+            return {}
         rows = [(chance, s) for s, draft in drafts.items() for chance in draft.chances]
         rows.sort(key=lambda row: -row[0])
         lengths = dict.fromkeys(drafts, 0)
@@ -94,11 +96,11 @@ class Speculator:
         left = sequence.max_completion_tokens - sequence.num_completion_tokens
         # The last token that may come, and one that ends the text, are drawn but never computed.
         draft = self._drafter.draft(sequence, least_chance, min(left - 1, MAX_DRAFT_TOKENS))
+        if sequence.request.stop_token_ids.isdisjoint(draft.token_ids):
+            return draft
         stop = sequence.request.stop_token_ids
-        for i, token_id in enumerate(draft.token_ids):
-            if token_id in stop:
-                return Draft(draft.token_ids[:i], draft.chances[:i])
-        return draft
+        end = next(i for i, token_id in enumerate(draft.token_ids) if token_id in stop)
+        return Draft(draft.token_ids[:end], draft.chances[:end])
 
 
 class StepCost:
