@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,22 +84,35 @@ def body_of(model: str, text: str, num_out: int) -> dict[str, Any]:
     return body | {"stream": True} | options
 
 
-async def ask(url: str, body: dict[str, Any]) -> Answered:
-    """Post `body` and read the events of its answer."""
-    at = urlsplit(url)
-    data = json.dumps(body).encode()
-    started = time.perf_counter()
-    reader, writer = await asyncio.open_connection(at.hostname, at.port)
-    try:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n"
+class Connection:
+    """One client's, kept open from request to request as the SDKs do."""
+
+    def __init__(self, url: str) -> None:
+        self._at = urlsplit(url)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, body: dict[str, Any]) -> Answered:
+        """Post `body` and read the events of its answer."""
+        data = json.dumps(body).encode()
+        started = time.perf_counter()
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._at.hostname, self._at.port)
+        reader, writer = self._streams
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self._at.netloc}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         writer.write(head.encode() + data)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError(f"{status!r}: {(await reader.read())[-500:]!r}")
-        return await _read(reader, started)
-    finally:
-        writer.close()
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in answer.partition(b"\r\n")[0]:
+            raise RuntimeError(answer.decode())
+        answered = await _read(reader, started)
+        if b"connection: close" in answer.lower():
+            self.close()
+        return answered
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
 
 
 async def _read(reader: asyncio.StreamReader, started: float) -> Answered:
@@ -107,7 +120,10 @@ async def _read(reader: asyncio.StreamReader, started: float) -> Answered:
     cores with the server should cost little."""
     first_s = last_s = 0.0
     num_texts, tail = 0, b""
-    while data := await reader.read(1 << 16):
+    while not tail.endswith(b"\r\n0\r\n\r\n"):
+        data = await reader.read(1 << 16)
+        if not data:
+            raise RuntimeError(f"the answer broke off: {tail!r}")
         num_texts += (num_new := data.count(b'"content":"') - data.count(b'"content":""'))
         if num_new > 0:
             last_s = time.perf_counter() - started
@@ -128,8 +144,9 @@ async def load(
     waiting, answers = list(reversed(texts)), []
 
     async def client() -> None:
-        while waiting:
-            answers.append(await ask(url, body_of(model, waiting.pop(), num_out)))
+        with closing(Connection(url)) as connection:
+            while waiting:
+                answers.append(await connection.ask(body_of(model, waiting.pop(), num_out)))
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return answers
