@@ -42,10 +42,18 @@ async def run_until_disconnect(work: Coroutine[Any, Any, Result], receive: Recei
         return task.result()
     finally:
         watch.cancel()
-        if not task.done():  # else its error, raised again, would forget where it came from
+        await _end(task)
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task unless it is done. Its error has been seen, or nobody is left to see it; raised
+    a second time it would forget where it came from."""
+    with suppress(asyncio.CancelledError, Exception):
+        if task.done():
+            task.exception()
+        else:
             task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+            await task
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -112,10 +120,7 @@ class SseResponse(Response):
         finally:
             if pings is not None:
                 pings.cancel()
-            if not first.done():
-                first.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await first
+            await _end(first)
             await self._events.aclose()
 
     async def _start(self, send: Send) -> None:
