@@ -94,20 +94,25 @@ class Connection:
     async def ask(self, body: dict[str, Any]) -> Answered:
         """Post `body` and read the events of its answer."""
         data = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self._at.netloc}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         started = time.perf_counter()
+        try:
+            reader, answer = await self._send(head.encode() + data)
+        except (asyncio.IncompleteReadError, ConnectionError):  # some servers close idle ones
+            self.close()
+            reader, answer = await self._send(head.encode() + data)
+        if b" 200 " not in answer.partition(b"\r\n")[0]:
+            raise RuntimeError(answer.decode())
+        return await _read(reader, started)
+
+    async def _send(self, request: bytes) -> tuple[asyncio.StreamReader, bytes]:
+        """The reader of the answer, and its head."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._at.hostname, self._at.port)
         reader, writer = self._streams
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self._at.netloc}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        writer.write(head.encode() + data)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in answer.partition(b"\r\n")[0]:
-            raise RuntimeError(answer.decode())
-        answered = await _read(reader, started)
-        if b"connection: close" in answer.lower():
-            self.close()
-        return answered
+        writer.write(request)
+        return reader, await reader.readuntil(b"\r\n\r\n")
 
     def close(self) -> None:
         if self._streams is not None:

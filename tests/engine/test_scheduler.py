@@ -45,7 +45,7 @@ def test_decode_goes_first_and_the_rest_of_the_budget_to_prompts() -> None:
     assert step(core) == {0: 1, 1: 1}
 
 
-@pytest.mark.parametrize(("num_streams", "num_prompt_tokens"), [(1, 256), (8, 256), (20, 320)])
+@pytest.mark.parametrize(("num_streams", "num_prompt_tokens"), [(1, 256), (8, 256), (12, 384)])
 def test_a_long_prompt_is_read_in_bounded_steps_beside_answers(
     num_streams: int, num_prompt_tokens: int
 ) -> None:

@@ -29,7 +29,7 @@ MAX_PROMPT_LOGPROB_TOKENS = 64
 
 
 PROMPT_TOKENS_BESIDE = 256
-PROMPT_TOKENS_PER_STREAM = 16
+PROMPT_TOKENS_PER_STREAM = 32
 """Prompt tokens of a step in which answers are running: the first, or the second for each running
 answer where that is more. So a long prompt slows answers by a bounded factor, and few answers do
 not make prompts slow."""
