@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="The server's log on stderr: text tells of warnings and errors, json (one"
-        " object a line) of every request as well, but never of prompts or keys.",
+        description="The server's log on stderr: text tells of warnings and errors; json, one"
+        " object a line, of every request as well, and never of prompts or keys.",
     )
     max_model_len: int | None = Field(
         None,

@@ -277,8 +277,7 @@ async def read_answers(
                 delta = choice.read(event)
                 if not delta.is_empty:
                     deltas.append(delta)
-                if choice.is_finished:
-                    # A stop string ends it for us, not yet for the engine.
+                if choice.is_finished:  # by a stop string: for us, not yet for the engine
                     stream.close(choice.index)
             if deltas:
                 yield deltas
