@@ -63,6 +63,8 @@ class MeanHidden:
 
 def unit_length(hidden: Row) -> Row:
     """`hidden` scaled to length 1 (zeros stay zeros)."""
-    length = max(float(np.linalg.norm(hidden)), float(np.finfo(np.float32).tiny))
+    # In float32 the sum's order, and so its last bit, depends on where the row lies in memory.
+    length = float(np.linalg.norm(hidden.astype(np.float64)))
+    length = max(length, float(np.finfo(np.float32).tiny))
     scaled: Row = (hidden / length).astype(np.float32)
     return scaled
