@@ -21,6 +21,9 @@ from tests.server.test_disconnect import eventually
 from tests.server.tiny_server import num_submitted, tekken, tiny_server
 from tests.store.temporary import temporary_database
 
+COLD = 1
+"""Cached tokens where nothing was: the one that begins every prompt, if there was another."""
+
 Clients = tuple[httpx.Client, httpx.Client]
 
 
@@ -68,8 +71,8 @@ def test_a_cached_prefix_is_its_workspaces_alone(running: tuple[Clients, Engine]
         usage(client, messages=messages, max_tokens=1)["prompt_tokens_details"]["cached_tokens"]
         for client in (one, one, other, other)
     ]
-    assert cached[0] == cached[2] == 0, "the other's first is as cold as anybody's"
-    assert cached[1] == cached[3] > 0
+    assert max(cached[0], cached[2]) <= COLD, "the other's first is as cold as anybody's"
+    assert cached[1] == cached[3] > COLD
 
 
 def test_no_other_endpoint_tells_of_a_prefix(running: tuple[Clients, Engine]) -> None:
@@ -84,10 +87,9 @@ def test_no_other_endpoint_tells_of_a_prefix(running: tuple[Clients, Engine]) ->
         return count
 
     moderation = {"model": "mistral-moderation-2603", "input": text}
-    assert (
-        cached(one, "/v1/embeddings", input=text) == 0 < cached(one, "/v1/embeddings", input=text)
-    )
-    assert cached(other, "/v1/embeddings", input=text) == 0
+    assert cached(one, "/v1/embeddings", input=text) <= COLD
+    assert cached(one, "/v1/embeddings", input=text) > COLD
+    assert cached(other, "/v1/embeddings", input=text) <= COLD
     first = cached(one, "/v1/moderations", **moderation)
     warm = cached(one, "/v1/moderations", **moderation)
     cold = cached(other, "/v1/moderations", **moderation)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +60,7 @@ class NoStats:
     num_steps: int = 0
     num_computed_tokens: int = 0
     total_step_s: float = 0.0
+    expert_tokens: list[list[int]] = field(default_factory=list)
 
 
 class TokenEngine:
