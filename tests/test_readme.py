@@ -13,7 +13,7 @@ import typer
 
 from cierzo.cli import build_cli
 from cierzo.hub import CATALOGUE, DEFAULT_MODEL
-from cierzo.server.app import ROUTES
+from cierzo.server.route_table import ROUTES
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from tests.server.conftest import scripted_model
 from tests.server.live import live_server

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cierzo.server.app import ROUTES
+from cierzo.server.route_table import ROUTES
 from tests.contract.__main__ import Served, check, modes_of, served
 
 NUM_EXAMPLES = 2

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from cierzo.server.app import ADMIN_ROUTES
+from cierzo.server.route_table import ADMIN_ROUTES
 from cierzo.store import Database, api_keys
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model

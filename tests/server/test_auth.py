@@ -10,8 +10,8 @@ import pytest
 from mistralai.client import Mistral, errors
 
 from cierzo.errors import StoreUnavailableError
-from cierzo.server.app import ROUTES
 from cierzo.server.auth import MEMORY_S
+from cierzo.server.route_table import ROUTES
 from cierzo.store import Database, api_keys, workspaces
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model

@@ -18,7 +18,7 @@ import pytest
 
 from cierzo.classifiers.definition import Classifier, ClassifierFolder
 from cierzo.classifiers.question import policy_question
-from cierzo.server.app import ROUTES
+from cierzo.server.route_table import ROUTES
 from cierzo.store import Database, api_keys
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model

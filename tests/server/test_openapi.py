@@ -7,8 +7,8 @@ import re
 import httpx2 as httpx
 import pytest
 
-from cierzo.server.app import ROUTES
 from cierzo.server.route import Route
+from cierzo.server.route_table import ROUTES
 
 
 def test_every_route_is_described(client: httpx.Client) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx2 as httpx
 import pytest
 
-from cierzo.server.app import ADMIN_ROUTES
+from cierzo.server.route_table import ADMIN_ROUTES
 from cierzo.store import Database, api_keys, organisations, workspaces
 from cierzo.store.limits import Limits
 from cierzo.store.tables import DEFAULT_ID

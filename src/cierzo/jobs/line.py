@@ -31,9 +31,9 @@ from cierzo.errors import (
     UpstreamAwayError,
     UpstreamBusyError,
 )
-from cierzo.server.app import ROUTES
 from cierzo.server.auth import Caller
 from cierzo.server.error_responses import FieldErrors, on_http_exception, response_for
+from cierzo.server.route_table import ROUTES
 from cierzo.store.ledger import UsageRecord
 
 logger = logging.getLogger(__name__)
