@@ -168,6 +168,7 @@ class EngineCore:
 
     def fail_all(self, message: str) -> Events:
         """End every request with an error event."""
+        self.scheduler.take_copies()  # of a step that will not be: their blocks are free now
         return [event for arrival in list(self._requests) for event in self._end(arrival, message)]
 
     def stats(self) -> EngineStats:

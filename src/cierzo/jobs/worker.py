@@ -191,7 +191,8 @@ class _Worker:
     def _is_elsewhere(self, body: Mapping[str, Any]) -> bool:
         name = body.get("model")
         model = self._models.find(name) if isinstance(name, str) else None
-        return model is not None and model.upstream is not None
+        is_judged_here = bool(body.get("guardrails"))
+        return model is not None and model.upstream is not None and not is_judged_here
 
     async def _reason_to_stop(self, job: BatchJob) -> Outcome:
         """When the job must not go on, what it ends as."""

@@ -16,6 +16,13 @@ def checked_name(name: str) -> str:
     return name
 
 
+def checked_part(name: str) -> str:
+    """One that stands in paths like `ORGANISATION/WORKSPACE`. Raises StoreError."""
+    if "/" in name:
+        raise StoreError(f"a name of an organisation or workspace has no '/'; got {name[:50]!r}")
+    return checked_name(name)
+
+
 def printable(name: str) -> str:
     """A name to look for, as every database takes it; one that cannot be there becomes empty."""
     return name if name.isprintable() else ""

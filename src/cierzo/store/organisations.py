@@ -16,7 +16,7 @@ from cierzo.store import update
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.limits import Limits
-from cierzo.store.names import checked_name
+from cierzo.store.names import checked_part
 from cierzo.store.tables import DEFAULT_ID, organisations
 
 _columns = organisations.c
@@ -37,7 +37,7 @@ def create(database: Database, name: str, limits: Limits | None = None) -> Organ
     """A new organisation, without workspaces. Raises StoreError when the name is taken or none."""
     row = {
         "id": new_id(),
-        "name": checked_name(name),
+        "name": checked_part(name),
         "created_at_ms": now_ms(),
         **(limits or Limits()).columns(),
     }

@@ -13,7 +13,7 @@ from cierzo.store import update
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.limits import Limits
-from cierzo.store.names import checked_name, printable
+from cierzo.store.names import checked_part, printable
 from cierzo.store.tables import DEFAULT_ID, organisations, workspaces
 
 _columns = workspaces.c
@@ -47,7 +47,7 @@ def create(
     name."""
     row = {
         "id": new_id(),
-        "name": checked_name(name),
+        "name": checked_part(name),
         "organisation_id": organisation_id,
         "created_at_ms": now_ms(),
         **(limits or Limits()).columns(),

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from cierzo.errors import EngineStoppedError
 from cierzo.server.config import ServerConfig
 from cierzo.server.upstream.client import Patience, UpstreamClient
 from cierzo.server.upstream.fields import Kind
@@ -282,3 +283,42 @@ def test_connections_are_used_again(far: tuple[LiveServer, str]) -> None:
 
     asyncio.run(ask_twice())
     assert seen[0] == seen[1] and len(seen[0]) == 1
+
+
+def test_an_exchange_that_is_left_before_it_began_tells_who_waits() -> None:
+    async def leave() -> None:
+        client = UpstreamClient("there", "http://127.0.0.1:9", KEY)
+        exchange = client.stream(CHAT, {})
+        exchange.close()
+        with pytest.raises(EngineStoppedError):
+            await anext(exchange)
+        await client.close()
+
+    asyncio.run(leave())
+
+
+def test_what_is_refused_here_is_not_charged(database: Database) -> None:
+    answer: dict[str, Any] = {
+        "data": [{"index": 0, "embedding": [0.6, 0.8]}],
+        "usage": USAGE,
+    }
+    with hostile_server(refusal(200, answer)) as host:
+        with live_server([relay(host.url, kind="openai")], database=database) as server:
+            fields = {"model": "far", "input": ["one", "two"]}
+            few = httpx.post(server.url + "/v1/embeddings", json=fields)
+            check(few, 502, "upstream_failed", "1 results for 2 texts")
+            fields = {"model": "far", "input": "one", "output_dimension": 16}
+            short = httpx.post(server.url + "/v1/embeddings", json=fields)
+            assert short.status_code == 400, short.text
+    for refused in (few, short):
+        row = ledger.find(database, refused.headers["x-request-id"])
+        assert row is not None and row.status != "ok" and row.price_micros == 0
+
+
+def test_numbers_of_any_size_are_passed_on(database: Database) -> None:
+    number = {"type": "integer", "maximum": 10**30}
+    parameters = {"type": "object", "properties": {"n": number}}
+    tool = {"type": "function", "function": {"name": "count", "parameters": parameters}}
+    with gateway(database, GOOD) as (client, host):
+        assert client.post(CHAT, json=body(tools=[tool])).status_code == 200
+        assert host.bodies[0]["tools"][0]["function"]["parameters"] == parameters

@@ -23,7 +23,16 @@ from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.server.tiny_server import tekken
 from tests.server.upstream.conftest import relay
-from tests.server.upstream.hostile import DONE, Answer, Hostile, Step, event, head, hostile_server
+from tests.server.upstream.hostile import (
+    DONE,
+    Answer,
+    Hostile,
+    Step,
+    event,
+    head,
+    hostile_server,
+    refusal,
+)
 from tests.server.upstream.test_second_cierzo import body, content_of, row_of
 from tests.store.temporary import temporary_database
 
@@ -93,9 +102,21 @@ def test_chat(database: Database, tokenizer: Tokenizer) -> None:
         assert usage["completion_tokens"] == len(ids), (
             "counted here, as for a model of this machine"
         )
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 1, "told after the end"
     row = row_of(database, whole)
     assert row is not None and (row.upstream, row.usage_known) == ("there", True)
     assert row.completion_tokens == len(ids)
+
+
+def test_answers_between_failures_are_noticed(database: Database, tokenizer: Tokenizer) -> None:
+    """Five failures in a row are wanted for a rest, not five ever."""
+    (eos,) = tokenizer.eos_ids
+    good: list[Step] = [head(), tokens([eos], "stop"), counts(0), DONE]
+    answers = [*[refusal(500)] * 3, good] * 6  # three attempts each time
+    with gateway(database, tokenizer, *answers) as (client, _):
+        for _ in range(6):
+            assert client.post(CHAT, json=body()).status_code == 502
+            assert client.post(CHAT, json=body()).status_code == 200
 
 
 def test_fill_in_the_middle_sends_the_exact_tokens(

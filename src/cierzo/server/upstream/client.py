@@ -7,6 +7,7 @@ the operator says where requests go. Knows JSON; nothing of chat.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -153,6 +154,10 @@ class UpstreamClient:
                 await attempt(put_on)
                 self._breaker.note_success()
                 return
+            except asyncio.CancelledError:
+                if has_begun:  # whoever is left in the middle of an answer was there
+                    self._breaker.note_success()
+                raise
             except Failure as failure:
                 pause_s = self._pause_s(number) if failure.wait_s is None else failure.wait_s
                 is_last = number + 1 == self._patience.max_attempts
@@ -179,7 +184,8 @@ class UpstreamClient:
         self, method: str, path: str, body: dict[str, Any] | None
     ) -> AsyncIterator[httpx.Response]:
         """An answer with status 200, its body still to come. Raises Failure, also from within."""
-        content = None if body is None else orjson.dumps(body)
+        # Not orjson: a schema may hold integers of any size.
+        content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"content-type": "application/json"}
         try:
             async with self._http.stream(
@@ -218,11 +224,20 @@ class Exchange:
     ) -> None:
         self._items: asyncio.Queue[dict[str, Any] | CierzoError | None] = asyncio.Queue(MAX_AHEAD)
         self._task = asyncio.ensure_future(self._pump(run))
+        self._task.add_done_callback(self._tell_who_waits)
         self._task.add_done_callback(lambda task: on_end(self))
 
     def close(self) -> None:
         """Whoever still waits for an item is told that the server stops."""
         self._task.cancel()
+
+    def _tell_who_waits(self, task: asyncio.Task[None]) -> None:
+        """Also where the task was cancelled before it had begun."""
+        if not task.cancelled():
+            return
+        while not self._items.empty():
+            self._items.get_nowait()
+        self._items.put_nowait(EngineStoppedError("the server stopped this request"))
 
     def __aiter__(self) -> Exchange:
         return self
@@ -241,11 +256,6 @@ class Exchange:
             await self._items.put(None)
         except CierzoError as error:
             await self._items.put(error)
-        except asyncio.CancelledError:
-            while not self._items.empty():
-                self._items.get_nowait()
-            self._items.put_nowait(EngineStoppedError("the server stopped this request"))
-            raise
         except Exception:
             logger.exception("reading an upstream's answer failed")
             await self._items.put(EngineError("reading the upstream's answer failed"))

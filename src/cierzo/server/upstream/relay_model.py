@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError, computed_field
@@ -68,6 +68,17 @@ class ClassificationAnswer(WithUsage):
 
 
 Answer = TypeVar("Answer", bound=WithUsage)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged(Generic[Answer, Result]):
+    """One request to an endpoint that answers whole, and what is made of its answer."""
+
+    path: str
+    fields: dict[str, Any]
+    schema: type[Answer]
+    read: Callable[[Answer], Result]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,17 +116,24 @@ class RelayModel(ServedModel):
             fields |= {name: value for name, value in more.items() if value is not None}
         else:
             fields["encoding_format"] = "float"
-        answer, usage = await self._ask(EMBEDDINGS_PATH, fields, EmbeddingsAnswer, metered, metrics)
-        vectors = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
-        if len(vectors) != num_texts:
+
+        def vectors_of(answer: EmbeddingsAnswer) -> list[Any]:
+            vectors = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+            self._check_count(len(vectors), num_texts)
+            if self.kind == "mistral":
+                return [as_sent(vector, body) for vector in vectors]
+            for vector in vectors:
+                check_dimension(body, len(vector))
+            return [vector_json(np.array(vector, np.float32), body) for vector in vectors]
+
+        exchange = Exchanged(EMBEDDINGS_PATH, fields, EmbeddingsAnswer, vectors_of)
+        return await self._ask(exchange, metered, metrics)
+
+    def _check_count(self, num_answers: int, num_texts: int) -> None:
+        if num_answers != num_texts:
             raise UpstreamError(
-                f"the upstream {self.client.name} sent {len(vectors)} vectors for {num_texts} texts"
+                f"the upstream {self.client.name} sent {num_answers} results for {num_texts} texts"
             )
-        if self.kind == "mistral":
-            return [as_sent(vector, body) for vector in vectors], usage
-        for vector in vectors:
-            check_dimension(body, len(vector))
-        return [vector_json(np.array(vector, np.float32), body) for vector in vectors], usage
 
     def judge(self, name: str) -> RelayJudge | None:
         can = self.capabilities
@@ -131,29 +149,25 @@ class RelayModel(ServedModel):
         await self.client.close()
 
     async def _ask(
-        self,
-        path: str,
-        fields: dict[str, Any],
-        schema: type[Answer],
-        metered: Metered,
-        metrics: Metrics,
-    ) -> tuple[Answer, Usage]:
-        """The answer of an endpoint that answers whole, and its cost, which is in the ledger by
-        then."""
+        self, exchanged: Exchanged[Answer, Result], metered: Metered, metrics: Metrics
+    ) -> tuple[Result, Usage]:
+        """What an endpoint that answers whole has answered, and its cost, which is in the ledger
+        by then."""
         usage = Usage(0, is_known=False)
         metered.begin(usage, 0)
         reason = "aborted"
         try:
             metered.start()
             with metered.unless_refused():
-                value = await self.client.post(path, fields)
-            answer = self._checked(value, schema)
+                value = await self.client.post(exchanged.path, exchanged.fields)
+            answer = self._checked(value, exchanged.schema)
             usage.note_time()
             if answer.usage is not None:
                 answer.usage.write_to(usage)
+            result = exchanged.read(answer)  # before the row: what is refused here is not charged
             await metered.settle()
             reason = "stop"
-            return answer, usage
+            return result, usage
         except EngineError:
             reason = "error"
             raise
@@ -224,10 +238,11 @@ class RelayJudge:
         metrics: Metrics,
     ) -> tuple[Results, Usage]:
         fields = {"model": self.model.upstream_model, "input": asked.input}
-        answer, usage = await self.model._ask(asked.path, fields, schema, metered, metrics)
-        if len(answer.results) != len(asked.texts):
-            raise UpstreamError(
-                f"the upstream {self.model.client.name} sent {len(answer.results)} results for "
-                f"{len(asked.texts)} texts"
-            )
-        return answer.model_dump()["results"], usage
+
+        def results_of(answer: ModerationAnswer | ClassificationAnswer) -> Results:
+            self.model._check_count(len(answer.results), len(asked.texts))
+            results: Results = answer.model_dump()["results"]
+            return results
+
+        exchange = Exchanged(asked.path, fields, schema, results_of)
+        return await self.model._ask(exchange, metered, metrics)

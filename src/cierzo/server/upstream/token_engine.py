@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -185,6 +185,8 @@ class UpstreamTokens:
         return []
 
     async def _read(self) -> AsyncIterator[list[TokenEvent]]:
+        """Ends come last: the cached tokens are told after them, and who has all ends leaves."""
+        ends: list[TokenEvent] = []
         async for value in self._exchange:
             if value.get("error"):
                 raise self._failure("failed in the middle of its answer")
@@ -194,10 +196,14 @@ class UpstreamTokens:
                 raise self._failure("sent a chunk that is none") from None
             if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
                 self._num_cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens or 0
-            if events := [event for choice in chunk.choices for event in self._events(choice)]:
-                yield events
+            events = [event for choice in chunk.choices for event in self._events(choice)]
+            ends += [event for event in events if event.finish_reason is not None]
+            if going_on := [event for event in events if event.finish_reason is None]:
+                yield going_on
         if self._running:
             raise self._failure("ended before its answer did")
+        if ends:
+            yield [replace(end, num_cached_tokens=self._num_cached_tokens) for end in ends]
 
     def _events(self, choice: CompletionChoice) -> Iterator[TokenEvent]:
         if not 0 <= choice.index < self._request.params.n:
