@@ -298,17 +298,13 @@ def test_an_exchange_that_is_left_before_it_began_tells_who_waits() -> None:
 
 
 def test_what_is_refused_here_is_not_charged(database: Database) -> None:
-    answer: dict[str, Any] = {
-        "data": [{"index": 0, "embedding": [0.6, 0.8]}],
-        "usage": USAGE,
-    }
+    answer = {"data": [{"index": 0, "embedding": [0.6, 0.8]}], "usage": USAGE}
     with hostile_server(refusal(200, answer)) as host:
         with live_server([relay(host.url, kind="openai")], database=database) as server:
-            fields = {"model": "far", "input": ["one", "two"]}
-            few = httpx.post(server.url + "/v1/embeddings", json=fields)
+            url = server.url + "/v1/embeddings"
+            few = httpx.post(url, json={"model": "far", "input": ["one", "two"]})
             check(few, 502, "upstream_failed", "1 results for 2 texts")
-            fields = {"model": "far", "input": "one", "output_dimension": 16}
-            short = httpx.post(server.url + "/v1/embeddings", json=fields)
+            short = httpx.post(url, json={"model": "far", "input": "one", "output_dimension": 16})
             assert short.status_code == 400, short.text
     for refused in (few, short):
         row = ledger.find(database, refused.headers["x-request-id"])
