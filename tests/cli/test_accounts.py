@@ -16,22 +16,8 @@ from cierzo.money import dollars
 from cierzo.store import Database, api_keys, ledger, open_database
 from cierzo.store.ledger import DAY_MS
 from cierzo.store.tables import DEFAULT_ID
+from tests.cli.conftest import Cli
 from tests.store.test_ledger import record
-
-Cli = Callable[..., str]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command on the test's store; what it printed, or its error."""
-
-    def call(line: str) -> str:
-        capsys.readouterr()
-        is_done = run([*line.split(), "--data", str(tmp_path)]) == 0
-        captured = capsys.readouterr()
-        return captured.out if is_done else captured.err
-
-    return call
 
 
 def with_store(tmp_path: Path, work: Callable[[Database], object]) -> None:

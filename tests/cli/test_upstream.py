@@ -6,26 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
-from cierzo.cli import run
 from cierzo.cli.serve import check_names
 from cierzo.errors import SettingError, StoreError
 from cierzo.store import api_keys, upstreams
 from cierzo.store.tables import DEFAULT_ID
 from cierzo.store.upstreams import UpstreamModel
+from tests.cli.conftest import Cli
 from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
 from tests.server.upstream.hostile import hostile_server, refusal
 from tests.store.temporary import temporary_database
-
-Cli = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +34,6 @@ def far() -> Iterator[tuple[LiveServer, str]]:
         models = [scripted_model(ScriptedEngine(), name) for name in ("tiny", "big")]
         with live_server(models, database=database) as server:
             yield server, key
-
-
-@pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(line: str) -> str:
-        capsys.readouterr()
-        is_done = run([*line.split(), "--data", str(tmp_path)]) == 0
-        captured = capsys.readouterr()
-        return captured.out if is_done else captured.err
-
-    return call
 
 
 def test_an_upstream_from_its_adding_to_its_end(

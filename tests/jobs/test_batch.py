@@ -35,18 +35,8 @@ from tests.server.test_chat import CHAT, body
 from tests.server.test_classifiers import yes
 from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
-from tests.store.temporary import temporary_database
 
 JOBS = "/v1/batch/jobs"
-
-
-@pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    monkeypatch.setattr(worker, "LOOK_S", 0.05)
-    monkeypatch.setattr(gate, "QUIET_S", 0.05)
-    with temporary_database() as database:
-        pricing.set_price(database, "tiny", Price(1_000_000, 2_000_000), now_ms())
-        yield database
 
 
 @pytest.fixture

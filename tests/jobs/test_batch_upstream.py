@@ -8,12 +8,10 @@ import httpx2 as httpx
 import pytest
 
 from cierzo.errors import QueueFullError
-from cierzo.ids import now_ms
-from cierzo.jobs import gate, worker
 from cierzo.jobs.worker import run_jobs
-from cierzo.store import Database, ledger, pricing
+from cierzo.store import Database, ledger
 from cierzo.store.ledger import Period
-from cierzo.store.pricing import Price
+from tests.jobs.conftest import PRICE
 from tests.jobs.test_batch import create, ended, requests
 from tests.server.conftest import scripted_model
 from tests.server.live import live_server
@@ -21,22 +19,12 @@ from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
 from tests.server.test_disconnect import eventually
 from tests.server.upstream.conftest import relay
-from tests.store.temporary import temporary_database
 
 
 @pytest.fixture
 def far() -> ScriptedEngine:
     """The upstream's engine."""
     return ScriptedEngine()
-
-
-@pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    monkeypatch.setattr(worker, "LOOK_S", 0.05)
-    monkeypatch.setattr(gate, "QUIET_S", 0.05)
-    with temporary_database() as database:
-        pricing.set_price(database, "far", Price(1_000_000, 2_000_000), now_ms())
-        yield database
 
 
 @pytest.fixture
@@ -51,14 +39,13 @@ def client(database: Database, far: ScriptedEngine) -> Iterator[httpx.Client]:
 def test_lines_are_answered_there(
     client: httpx.Client, database: Database, far: ScriptedEngine
 ) -> None:
-    price = Price(1_000_000, 2_000_000)
     lines = [*requests(3), {"custom_id": "bad", "body": body(logit_bias={"1": 1})}]
     job = ended(client, create(client, model="far", requests=named(lines))["id"])
     assert (job["succeeded_requests"], job["failed_requests"]) == (3, 1)
     for number in range(3):
         row = ledger.find(database, f"{job['id']}:{number}")
         assert row is not None and (row.upstream, row.is_batch) == ("there", True)
-        assert row.price_micros == price.cost_micros(9, 4, 11, is_batch=True)
+        assert row.price_micros == PRICE.cost_micros(9, 4, 11, is_batch=True)
     assert ledger.total(database, Period()).requests == 3
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -81,8 +83,8 @@ def test_attention_layer_is_its_parts(
         ({"sliding_window": -1}, "attention_layer: sliding_window must be"),
     ],
 )
-def test_attention_layer_says_what_is_wrong(change: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {
+def test_attention_layer_says_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
         "x": Tensor(1, DIM),
         "qkv_proj": random_weight("int4", False, 192, DIM).packed,
         "o_proj": random_weight("int4", False, DIM, 96).packed,
@@ -93,4 +95,4 @@ def test_attention_layer_says_what_is_wrong(change: dict[str, object], message: 
         "n_heads": N_HEADS,
     }
     with pytest.raises(ValueError, match=message):
-        attention_layer(**(arguments | change))  # type: ignore[arg-type]
+        attention_layer(**(arguments | change))

@@ -59,7 +59,7 @@ def shared_server(
 @pytest.fixture
 def engine(shared_engine: ScriptedEngine) -> ScriptedEngine:
     """The server's engine, as new for this test."""
-    shared_engine.__init__()  # type: ignore[misc]
+    shared_engine.reset()
     return shared_engine
 
 

@@ -12,6 +12,7 @@ from threading import Event
 
 import numpy as np
 
+from cierzo.engine.core import EngineStats
 from cierzo.engine.readout import Reading
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.server.schemas.chat import ChatCompletionRequest
@@ -136,20 +137,6 @@ def reading_of(request: GenerationRequest) -> Reading:
 
 
 @dataclass
-class Stats:
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_cache_usage: float = 0.0
-    num_preempted: int = 3
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
-    num_steps: int = 0
-    num_computed_tokens: int = 0
-    total_step_s: float = 0.0
-    expert_tokens: list[list[int]] = field(default_factory=lambda: [[5, 1, 0], [2, 2, 2]])
-
-
-@dataclass
 class ScriptedEngine:
     """Answers every request with what `script` returns for it, then the end of the sequence."""
 
@@ -171,9 +158,17 @@ class ScriptedEngine:
     def is_healthy(self) -> bool:
         return self.healthy
 
-    def stats(self) -> Stats:
-        num_running = sum(not stream.is_closed for stream in self.streams)
-        return Stats(num_running, num_steps=sum(stream.num_events for stream in self.streams))
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=sum(not stream.is_closed for stream in self.streams),
+            num_preempted=3,
+            num_steps=sum(stream.num_events for stream in self.streams),
+            expert_tokens=[[5, 1, 0], [2, 2, 2]],
+        )
+
+    def reset(self) -> None:
+        """As new, for the next test."""
+        vars(self).update(vars(ScriptedEngine()))
 
     def close(self) -> None:
         self.is_closed = True

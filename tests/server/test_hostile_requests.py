@@ -89,7 +89,7 @@ def raw(url: str, request: str) -> bytes:
 @pytest.mark.parametrize("route", [r for r in ROUTES if "{" in r.path], ids=lambda r: r.path)
 def test_ids_that_climb(server: LiveServer, headers: dict[str, str], route: Any) -> None:
     for name in (*CLIMBING, "../../secret", "..", "./secret"):
-        path = re.sub(r"{[^}]+}", lambda _, name=name: name, route.path)  # type: ignore[misc]
+        path = name.join(re.split(r"{[^}]+}", route.path))
         data = '{"limits": {}}' if route.body else ""
         more = "Content-Type: application/json\r\nContent-Length: 14\r\n" if data else ""
         answer = raw(

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -43,7 +43,7 @@ from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
-from tests.server.scripted import EOS, ScriptedEngine
+from tests.server.scripted import EOS, Script, ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body, chunks
 from tests.server.test_disconnect import ask_and_leave, eventually
@@ -70,7 +70,7 @@ def server(database: Database, metered_engine: ScriptedEngine) -> Iterator[LiveS
 
 @pytest.fixture
 def engine(metered_engine: ScriptedEngine) -> ScriptedEngine:
-    metered_engine.__init__()  # type: ignore[misc]
+    metered_engine.reset()
     return metered_engine
 
 
@@ -82,6 +82,14 @@ def client(server: LiveServer, engine: ScriptedEngine) -> Iterator[httpx.Client]
 
 def row_of(database: Database, answer: httpx.Response) -> UsageRecord | None:
     return ledger.find(database, answer.headers["x-request-id"])
+
+
+def has_row(database: Database, answer: httpx.Response) -> bool:
+    return row_of(database, answer) is not None
+
+
+def always(script: Script) -> Callable[[GenerationRequest], Script]:
+    return lambda request: script
 
 
 def count(database: Database) -> int:
@@ -162,14 +170,15 @@ def test_our_failures_cost_nothing(
     client: httpx.Client, database: Database, engine: ScriptedEngine, stream: bool
 ) -> None:
     stopped = TokenEvent(0, None, "error", error="the engine was stopped")
-    for script in (["He", stopped], [stopped], ["He", ValueError("boom")]):
-        engine.script = lambda request, script=script: script  # type: ignore[misc]
+    scripts: list[Script] = [["He", stopped], [stopped], ["He", ValueError("boom")]]
+    for script in scripts:
+        engine.script = always(script)
         with client.stream("POST", CHAT, json=body(stream=stream)) as answer:
             try:
                 answer.read()
             except httpx.RemoteProtocolError:
                 assert stream and isinstance(script[-1], ValueError)
-        assert eventually(lambda answer=answer: row_of(database, answer) is not None)  # type: ignore[misc]
+        assert eventually(partial(has_row, database, answer))
         row = row_of(database, answer)
         assert row is not None and (row.status, row.price_micros) == ("failed", 0)
 

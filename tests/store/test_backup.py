@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from cierzo.cli import run
 from cierzo.errors import StoreError
@@ -34,14 +34,13 @@ def other(tmp_path: Path) -> Iterator[Database]:
 
 
 def contents(database: Database) -> dict[str, list[Any]]:
-    return {
-        table.name: database.read(
-            lambda connection, table=table: sorted(  # type: ignore[misc]
-                tuple(map(repr, row)) for row in connection.execute(select(table))
-            )
-        )
-        for table in metadata.sorted_tables
-    }
+    def read(connection: Connection) -> dict[str, list[Any]]:
+        return {
+            table.name: sorted(tuple(map(repr, row)) for row in connection.execute(select(table)))
+            for table in metadata.sorted_tables
+        }
+
+    return database.read(read)
 
 
 def fill(database: Database) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 from fastapi import FastAPI
@@ -86,7 +86,7 @@ def build_app(
     """
     config = config or ServerConfig()
     served = ServedModels(models)
-    app = FastAPI(
+    app = _App(
         title="Cierzo",
         docs_url=None,
         redoc_url=None,
@@ -119,8 +119,16 @@ def build_app(
     app.state.health_probes = {name: HealthProbe(engine) for name, engine in engines.items()}
     for route in ROUTES:
         _add_route(app, route)
-    app.openapi = cache(lambda: describe(app, ROUTES))  # type: ignore[method-assign]
     return app
+
+
+class _App(FastAPI):
+    """Its document is made from the route table: endpoints read their own bodies."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self, ROUTES)
+        return self.openapi_schema
 
 
 @asynccontextmanager

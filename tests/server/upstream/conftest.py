@@ -96,7 +96,7 @@ def near(
 @pytest.fixture
 def engine(far_engine: ScriptedEngine) -> ScriptedEngine:
     """The upstream's engine, as new for this test."""
-    far_engine.__init__()  # type: ignore[misc]
+    far_engine.reset()
     return far_engine
 
 

@@ -11,18 +11,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar, get_args
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cierzo.errors import RequestError, StoreNotFoundError
 from cierzo.ids import now_ms
 from cierzo.server.auth import Caller
-from cierzo.server.error_responses import json_response
 from cierzo.server.query import TEXT, number, one_of, whole_number
 from cierzo.server.request_body import parse_json, read_body
+from cierzo.server.routes.common import answer, database_of, unix_ms
 from cierzo.server.schemas import admin as wire
-from cierzo.store import Database, api_keys, ledger, organisations, pricing, transcripts, workspaces
+from cierzo.store import api_keys, ledger, organisations, pricing, transcripts, workspaces
 from cierzo.store.api_keys import ApiKey
 from cierzo.store.ledger import By, Period, UsageSum
 from cierzo.store.limits import Limits
@@ -45,7 +44,7 @@ Body = TypeVar("Body", bound=wire.AdminModel)
 
 async def list_keys(request: Request) -> Response:
     """`limit`, `offset`, `name`, `workspace_id`."""
-    query, database = request.query_params, _database(request)
+    query, database = request.query_params, database_of(request)
     found = await database.in_thread(
         api_keys.list_all, database, query.get("workspace_id"), _administered(request)
     )
@@ -53,12 +52,12 @@ async def list_keys(request: Request) -> Response:
         found = [key for key in found if key.name == query["name"]]
     offset = whole_number(request, "offset", 0)
     page = found[offset : offset + min(MAX_PAGE, whole_number(request, "limit", 100))]
-    return _json(wire.KeyList(total=len(found), keys=[_key(key) for key in page]))
+    return answer(wire.KeyList(total=len(found), keys=[_key(key) for key in page]))
 
 
 async def create_key(request: Request) -> Response:
     body = await _read(request, wire.CreateKeyRequest)
-    database = _database(request)
+    database = database_of(request)
     workspace_id = body.workspace_id or _caller(request).workspace_id
 
     def create() -> tuple[ApiKey, str]:
@@ -69,38 +68,38 @@ async def create_key(request: Request) -> Response:
             is_admin=body.is_admin,
             endpoints=body.endpoints,
             models=body.models,
-            expires_at_ms=None if body.expiration is None else _ms(body.expiration),
+            expires_at_ms=None if body.expiration is None else unix_ms(body.expiration),
             limits=_limits(body.limits),
         )
 
     key, spelling = await database.in_thread(create)
-    return _json(_key(key).model_copy(update={"key": spelling}))
+    return answer(_key(key).model_copy(update={"key": spelling}))
 
 
 async def update_key(request: Request) -> Response:
     body = await _read(request, wire.UpdateLimitsRequest)
     key = await _found_key(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(api_keys.set_limits, database, key.id, _limits(body.limits))
     return await _changed_key(request)
 
 
 async def revoke_key(request: Request) -> Response:
     key = await _found_key(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(api_keys.revoke, database, key.id)
     return await _changed_key(request)
 
 
 async def list_workspaces(request: Request) -> Response:
-    database = _database(request)
+    database = database_of(request)
     found = await database.in_thread(workspaces.list_all, database, _administered(request))
-    return _json(wire.WorkspaceList(data=[_workspace(workspace) for workspace in found]))
+    return answer(wire.WorkspaceList(data=[_workspace(workspace) for workspace in found]))
 
 
 async def create_workspace(request: Request) -> Response:
     body = await _read(request, wire.CreateWorkspaceRequest)
-    database, caller = _database(request), _caller(request)
+    database, caller = database_of(request), _caller(request)
 
     def create() -> Workspace:
         assert caller.key is not None
@@ -108,66 +107,66 @@ async def create_workspace(request: Request) -> Response:
         owner = organisations.find(database, named)
         return workspaces.create(database, body.name, _limits(body.limits), owner.id)
 
-    return _json(_workspace(await database.in_thread(create)))
+    return answer(_workspace(await database.in_thread(create)))
 
 
 async def update_workspace(request: Request) -> Response:
     body = await _read(request, wire.UpdateLimitsRequest)
     found = await _found_workspace(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(workspaces.set_limits, database, found.id, _limits(body.limits))
     request.app.state.auth.forget()
-    return _json(_workspace(await _found_workspace(request)))
+    return answer(_workspace(await _found_workspace(request)))
 
 
 async def archive_workspace(request: Request) -> Response:
     found = await _found_workspace(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(workspaces.archive, database, found.id)
     request.app.state.auth.forget()
-    return _json(_workspace(await _found_workspace(request)))
+    return answer(_workspace(await _found_workspace(request)))
 
 
 async def list_organisations(request: Request) -> Response:
-    database, administered = _database(request), _administered(request)
+    database, administered = database_of(request), _administered(request)
     found = await database.in_thread(organisations.list_all, database)
     data = [_organisation(one) for one in found if administered in (None, one.id)]
-    return _json(wire.OrganisationList(data=data))
+    return answer(wire.OrganisationList(data=data))
 
 
 async def create_organisation(request: Request) -> Response:
     body = await _read(request, wire.CreateOrganisationRequest)
-    database = _database(request)
+    database = database_of(request)
     limits = _limits(body.limits)
     made = await database.in_thread(organisations.create, database, body.name, limits)
-    return _json(_organisation(made))
+    return answer(_organisation(made))
 
 
 async def update_organisation(request: Request) -> Response:
     body = await _read(request, wire.UpdateLimitsRequest)
     found = await _found_organisation(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(organisations.set_limits, database, found.id, _limits(body.limits))
     request.app.state.auth.forget()
-    return _json(_organisation(await _found_organisation(request)))
+    return answer(_organisation(await _found_organisation(request)))
 
 
 async def archive_organisation(request: Request) -> Response:
     found = await _found_organisation(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(organisations.archive, database, found.id)
     request.app.state.auth.forget()
-    return _json(_organisation(await _found_organisation(request)))
+    return answer(_organisation(await _found_organisation(request)))
 
 
 async def list_prices(request: Request) -> Response:
-    database = _database(request)
+    database = database_of(request)
     found = await database.in_thread(pricing.list_prices, database)
     data = [
         wire.PriceBody(model=row.model, effective_at=_iso(row.effective_at_ms), **asdict(row.price))
         for row in found
     ]
-    return _json(wire.PriceList(data=data))
+    return answer(wire.PriceList(data=data))
 
 
 async def set_price(request: Request) -> Response:
@@ -175,8 +174,8 @@ async def set_price(request: Request) -> Response:
     price = pricing.Price(
         body.input_micros, body.output_micros, body.cached_percent, body.batch_percent
     )
-    at_ms = now_ms() if body.effective_at is None else _ms(body.effective_at)
-    database = _database(request)
+    at_ms = now_ms() if body.effective_at is None else unix_ms(body.effective_at)
+    database = database_of(request)
     await database.in_thread(pricing.set_price, database, body.model, price, at_ms)
     return await list_prices(request)
 
@@ -184,7 +183,7 @@ async def set_price(request: Request) -> Response:
 async def report_usage(request: Request) -> Response:
     """`month` and `year` (default: this month), `organisation_id`, `workspace_id`, `key_id`, `by`
     (repeated)."""
-    query, database = request.query_params, _database(request)
+    query, database = request.query_params, database_of(request)
     now = datetime.now(UTC)
     year, month = whole_number(request, "year", now.year), whole_number(request, "month", now.month)
     if not (1 <= month <= 12 and 1970 <= year <= 9998):
@@ -192,8 +191,8 @@ async def report_usage(request: Request) -> Response:
     start = datetime(year, month, 1, tzinfo=UTC)
     end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     period = Period(
-        _ms(start),
-        _ms(end),
+        unix_ms(start),
+        unix_ms(end),
         query.get("workspace_id"),
         query.get("key_id"),
         organisation_id=_asked_organisation(request, query.get("organisation_id")),
@@ -207,15 +206,15 @@ async def report_usage(request: Request) -> Response:
     total = await database.in_thread(ledger.total, database, period)
     report = wire.UsageReport(
         start_date=_iso(period.since_ms),
-        end_date=_iso(_ms(end)),
+        end_date=_iso(unix_ms(end)),
         total=_usage(total, []),
         data=[_usage(line, by) for line in lines],
     )
-    return _json(report)
+    return answer(report)
 
 
 async def retrieve_transcript(request: Request) -> Response:
-    database, request_id = _database(request), request.path_params["request_id"]
+    database, request_id = database_of(request), request.path_params["request_id"]
     found = await database.in_thread(transcripts.find, database, request_id, _administered(request))
     body = wire.TranscriptBody(
         request_id=found.request_id,
@@ -225,12 +224,7 @@ async def retrieve_transcript(request: Request) -> Response:
         request=found.request.decode(errors="replace"),
         answer=found.answer.decode(errors="replace"),
     )
-    return _json(body)
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
+    return answer(body)
 
 
 def _caller(request: Request) -> Caller:
@@ -255,23 +249,23 @@ async def _read(request: Request, schema: type[Body]) -> Body:
 
 
 async def _found_key(request: Request) -> ApiKey:
-    database = _database(request)
+    database = database_of(request)
     key_id = request.path_params["key_id"]
     return await database.in_thread(api_keys.get, database, key_id, _administered(request))
 
 
 async def _changed_key(request: Request) -> Response:
     request.app.state.auth.forget()
-    return _json(_key(await _found_key(request)))
+    return answer(_key(await _found_key(request)))
 
 
 async def _found_workspace(request: Request) -> Workspace:
-    database, name = _database(request), request.path_params["workspace_id"]
+    database, name = database_of(request), request.path_params["workspace_id"]
     return await database.in_thread(workspaces.find, database, name, _administered(request))
 
 
 async def _found_organisation(request: Request) -> Organisation:
-    database, name = _database(request), request.path_params["organisation_id"]
+    database, name = database_of(request), request.path_params["organisation_id"]
     return await database.in_thread(organisations.find, database, name)
 
 
@@ -336,13 +330,3 @@ def _usage(line: UsageSum, by: list[By]) -> wire.UsageLine:
 
 def _iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _ms(moment: datetime) -> int:
-    """Without an offset it is UTC."""
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)
-
-
-def _json(body: BaseModel) -> Response:
-    return json_response(body.model_dump())

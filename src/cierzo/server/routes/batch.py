@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,8 +24,9 @@ from cierzo.server.query import (
     yes_or_no,
 )
 from cierzo.server.request_body import read_request
+from cierzo.server.routes.common import answer, database_of, file_store_of, unix_ms
 from cierzo.server.schemas import batch as wire
-from cierzo.store import Database, batch_jobs
+from cierzo.store import batch_jobs
 from cierzo.store.batch_jobs import BatchJob, Filter
 from cierzo.store.files import INTERNAL, FileRecord, FileStore
 
@@ -56,7 +56,7 @@ async def create_batch_job(request: Request) -> Response:
         raise RequestError("there are no agents here; give a model", param="agent_id")
     if (body.input_files is None) == (body.requests is None):
         raise RequestError("give input_files or requests, one of them", param="input_files")
-    database, store = _database(request), _store(request)
+    database, store = database_of(request), file_store_of(request)
     for file_id in body.input_files or ():
         await database.in_thread(store.get, caller.workspace_id, file_id)
     job = BatchJob(
@@ -77,7 +77,7 @@ async def create_batch_job(request: Request) -> Response:
 
 async def list_batch_jobs(request: Request) -> Response:
     """Newest first, or with `order_by=created` oldest first. What is no parameter is metadata."""
-    query, database = request.query_params, _database(request)
+    query, database = request.query_params, database_of(request)
     caller: Caller = request.state.caller
     size = min(MAX_PAGE, whole_number(request, "page_size", 100, 1))
     offset = whole_number(request, "page", 0) * size
@@ -102,41 +102,41 @@ async def list_batch_jobs(request: Request) -> Response:
         size,
         oldest_first=order == "created",
     )
-    return _json(wire.BatchJobList(data=[_body(job) for job in found], total=total))
+    return answer(wire.BatchJobList(data=[_body(job) for job in found], total=total))
 
 
 async def retrieve_batch_job(request: Request) -> Response:
     job = await _found(request)
     body = _body(job)
     if yes_or_no(request, "inline", False) and job.is_finished:
-        body.outputs = await asyncio.to_thread(_outputs, _store(request), job)
-    return _json(body)
+        body.outputs = await asyncio.to_thread(_outputs, file_store_of(request), job)
+    return answer(body)
 
 
 async def cancel_batch_job(request: Request) -> Response:
     """What is answered by then stays, in its files."""
     job = await _found(request)
-    database = _database(request)
+    database = database_of(request)
     await database.in_thread(batch_jobs.request_cancellation, database, job.id)
     request.app.state.jobs_changed.set()
-    return _json(_body(await _found(request)))
+    return answer(_body(await _found(request)))
 
 
 async def delete_batch_job(request: Request) -> Response:
     """The job; its files stay. One that runs is cancelled by it."""
     job = await _found(request)
-    database, store = _database(request), _store(request)
+    database, store = database_of(request), file_store_of(request)
     await database.in_thread(batch_jobs.remove, database, job.id)
     if job.inline_file is not None:
         inline = await database.in_thread(store.find, job.inline_file)
         if inline is not None:
             await database.in_thread(store.delete, inline)
-    return _json(wire.DeletedBatchJob(id=job.id))
+    return answer(wire.DeletedBatchJob(id=job.id))
 
 
 async def _keep_inline(request: Request, requests: list[wire.BatchRequest]) -> str:
     """Inline requests as a file that only the server sees; its id."""
-    store, workspace_id = _store(request), request.state.caller.workspace_id
+    store, workspace_id = file_store_of(request), request.state.caller.workspace_id
 
     def keep() -> str:
         with store.receive() as incoming:
@@ -198,30 +198,14 @@ def _body(job: BatchJob) -> wire.BatchJobBody:
 
 def _moment_ms(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text)
+        return unix_ms(datetime.fromisoformat(text))
     except ValueError:
         raise RequestError(
             f"created_after is a time as in ISO 8601; got {text[:50]!r}", param="created_after"
         ) from None
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)
 
 
 async def _found(request: Request) -> BatchJob:
-    database, job_id = _database(request), request.path_params["job_id"]
+    database, job_id = database_of(request), request.path_params["job_id"]
     workspace_id = request.state.caller.workspace_id
     return await database.in_thread(batch_jobs.get, database, workspace_id, job_id)
-
-
-def _store(request: Request) -> FileStore:
-    store: FileStore = request.app.state.files
-    return store
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _json(body: BaseModel) -> Response:
-    return json_response(body.model_dump())

@@ -11,19 +11,19 @@ from hashlib import sha256
 from typing import BinaryIO
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from cierzo.errors import RequestError, StoreNotFoundError
 from cierzo.ids import now_ms
 from cierzo.server.auth import Caller
-from cierzo.server.error_responses import FieldErrors, json_response
+from cierzo.server.error_responses import FieldErrors
 from cierzo.server.query import TEXT, TEXTS, YES_OR_NO, number, whole_number, yes_or_no
+from cierzo.server.routes.common import answer, database_of, file_store_of
 from cierzo.server.schemas import files as wire
 from cierzo.server.upload import read_form
-from cierzo.store import Database
-from cierzo.store.files import FileRecord, FileStore, Filter, Incoming
+from cierzo.store.files import FileRecord, Filter, Incoming
 
 MAX_PAGE = 1000
 READ_NBYTES = 256 * 1024
@@ -44,7 +44,7 @@ SIGNED_QUERY = {"expires": number(), "signature": TEXT}
 
 async def upload_file(request: Request) -> Response:
     """The bytes go to the disk as they come; the file is there with its row, or not at all."""
-    store, in_thread = _store(request), _database(request).in_thread
+    store, in_thread = file_store_of(request), database_of(request).in_thread
     await in_thread(store.delete_expired)
     with store.receive() as incoming:
         max_nbytes = request.app.state.config.max_file_bytes
@@ -52,7 +52,7 @@ async def upload_file(request: Request) -> Response:
         assert form.filename is not None
         record = _record(request.state.caller, incoming, form.filename, form.fields)
         await in_thread(store.keep, incoming, record)
-    return _json(_body(record))
+    return answer(_body(record))
 
 
 async def list_files(request: Request) -> Response:
@@ -69,24 +69,24 @@ async def list_files(request: Request) -> Response:
         query.getlist("mimetypes"),
         query.get("after", ""),
     )
-    in_thread, store = _database(request).in_thread, _store(request)
+    in_thread, store = database_of(request).in_thread, file_store_of(request)
     workspace_id = request.state.caller.workspace_id
     found, total = await in_thread(store.list, workspace_id, chosen, offset, size)
     wants_total = yes_or_no(request, "include_total", True)
     data = [_body(record) for record in found]
     has_more = offset + len(found) < total
-    return _json(wire.FileList(data=data, total=total if wants_total else None, has_more=has_more))
+    return answer(wire.FileList(data=data, total=total if wants_total else None, has_more=has_more))
 
 
 async def retrieve_file(request: Request) -> Response:
     record = await _found(request)
-    return _json(wire.RetrievedFile(**_body(record).model_dump()))
+    return answer(wire.RetrievedFile(**_body(record).model_dump()))
 
 
 async def delete_file(request: Request) -> Response:
     record = await _found(request)
-    await _database(request).in_thread(_store(request).delete, record)
-    return _json(wire.DeletedFile(id=record.id))
+    await database_of(request).in_thread(file_store_of(request).delete, record)
+    return answer(wire.DeletedFile(id=record.id))
 
 
 async def download_file(request: Request) -> Response:
@@ -102,13 +102,13 @@ async def sign_url(request: Request) -> Response:
     expires = int(time.time()) + hours * 3600
     link = request.url_for("download_signed", file_id=record.id)
     signed = link.include_query_params(expires=expires, signature=_signature(record, expires))
-    return _json(wire.SignedUrl(url=str(signed)))
+    return answer(wire.SignedUrl(url=str(signed)))
 
 
 async def download_signed(request: Request) -> Response:
     """For whoever has a link made by `sign_url`; one of any other kind leads nowhere."""
-    store, file_id = _store(request), request.path_params["file_id"]
-    record = await _database(request).in_thread(store.find, file_id)
+    store, file_id = file_store_of(request), request.path_params["file_id"]
+    record = await database_of(request).in_thread(store.find, file_id)
     expires = whole_number(request, "expires", 0)
     given = request.query_params.get("signature", "").encode()
     is_good = record is not None and hmac.compare_digest(
@@ -168,7 +168,7 @@ def _body(record: FileRecord) -> wire.FileBody:
 
 
 async def _content(request: Request, record: FileRecord) -> Response:
-    file = await asyncio.to_thread(_store(request).open, record)
+    file = await asyncio.to_thread(file_store_of(request).open, record)
     headers = {
         "content-length": str(record.size_nbytes),
         # Percent-encoded: a name is the client's, and a header must not take anything from it.
@@ -194,20 +194,6 @@ def _signature(record: FileRecord, expires: int) -> str:
 
 
 async def _found(request: Request) -> FileRecord:
-    in_thread, store = _database(request).in_thread, _store(request)
+    in_thread, store = database_of(request).in_thread, file_store_of(request)
     workspace_id = request.state.caller.workspace_id
     return await in_thread(store.get, workspace_id, request.path_params["file_id"])
-
-
-def _store(request: Request) -> FileStore:
-    store: FileStore = request.app.state.files
-    return store
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _json(body: BaseModel) -> Response:
-    return json_response(body.model_dump())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from cierzo.engine.core import EngineStats
 from cierzo.engine.readout import Reading
 from cierzo.engine.request import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
 from cierzo.errors import ContextOverflowError, UnsupportedRequestError, UpstreamError
@@ -47,22 +48,6 @@ class CompletionChunk(BaseModel):
     usage: UpstreamUsage | None = None
 
 
-@dataclass(slots=True)
-class NoStats:
-    """The upstream's steps are its own; `/metrics` of this server does not tell of them."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_cache_usage: float = 0.0
-    num_preempted: int = 0
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
-    num_steps: int = 0
-    num_computed_tokens: int = 0
-    total_step_s: float = 0.0
-    expert_tokens: list[list[int]] = field(default_factory=list)
-
-
 class TokenEngine:
     """An `Engine` of the model that the upstream calls `model`."""
 
@@ -79,8 +64,9 @@ class TokenEngine:
     def is_healthy(self) -> bool:
         return self._client.is_running
 
-    def stats(self) -> NoStats:
-        return NoStats()
+    def stats(self) -> EngineStats:
+        """Zeros: the steps are the upstream's own."""
+        return EngineStats()
 
     def close(self) -> None:
         """Nothing: the client's owner stops it, on its event loop."""
