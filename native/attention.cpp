@@ -10,10 +10,11 @@
 // and segments are merged in ascending order by merge(). For a prompt row, per step of 64
 // positions counted from position 0
 //     p_t = 2^(score_t log2 e − reference): the reference is max score · log2 e of the first step
-//     in which the row sees anything. Where a score exceeds it by more than a factor of 2^16 it
-//     becomes that of the present step, and sum and o so far are multiplied by 2^(old − new).
-//     sum += p in 16 lanes;  o += p_t v_t with p rounded to bf16, 32 positions at a time, in the
-//     order of the AMX unit: (Σ over even t) + (Σ over odd t).
+//     in which the row sees anything. Where the step's p sum up to more than 2^16 in some of 16
+//     lanes, it becomes that of the present step, and sum and o so far are multiplied by
+//     2^(old − new).
+//     sum += the step's sums in 16 lanes;  o += p_t v_t with p rounded to bf16, 32 positions at a
+//     time, in the order of the AMX unit: (Σ over even t) + (Σ over odd t).
 // Segments, steps, lanes and chains depend on a token's place in its context only, so neither the
 // chunking nor who computes what can change a bit. What another request may have left in a block is
 // never multiplied, not even by zero: it may be infinite.

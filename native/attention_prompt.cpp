@@ -14,7 +14,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-constexpr float kHeadroom = 16.0f;  // powers of two by which a score may exceed the reference
+constexpr float kHeadroom = 0x1p16f;  // what a step's weights may sum up to in a lane
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 // Read in place of keys and values that are not held.
@@ -130,27 +130,28 @@ struct StepRow {
     bool is_whole(int64_t group) const { return whole.begin <= group && group < whole.end; }
     f32x16 score(int64_t t) const { return f32x16::load(scores + t * kTileRows); }
 
-    // Weights relative to `reference`, added to `sum`; false where some score exceeds it too far.
-    bool weigh(float reference, f32x16& sum) const {
+    // Weights relative to `reference`; their sum. WHOLE: everything of the step is seen.
+    template <bool WHOLE>
+    f32x16 weigh(float reference) const {
         const f32x16 scale = f32x16::broadcast(kLog2E), shift = f32x16::broadcast(-reference);
         const f32x16 least = f32x16::broadcast(-1024.0f);
-        f32x16 top = f32x16::broadcast(kNever), top_odd = top;
-        for (int64_t g = groups.begin; g < groups.end; ++g) {
+        const Positions weighed = WHOLE ? Positions{0, kStepGroups} : groups;
+        f32x16 sum = f32x16::zero();
+        CIERZO_UNROLL
+        for (int64_t g = weighed.begin; g < weighed.end; ++g) {
             const int64_t t = g * kGroupTokens;
             f32x16 first = fma(score(t), scale, shift);
             f32x16 second = fma(score(t + kLanes), scale, shift);
-            if (!is_whole(g)) {
+            if (!WHOLE && !is_whole(g)) {
                 first = only(first, t, seen, least);
                 second = only(second, t + kLanes, seen, least);
             }
-            top = max(top, first);
-            top_odd = max(top_odd, second);
             first = exp2_short(first);
             second = exp2_short(second);
-            sum = sum + first + second;
+            sum = sum + (first + second);
             store_bf16_pair(weights + g * kBf16Tile, first, second);
         }
-        return !any_less(f32x16::broadcast(kHeadroom), max(top, top_odd));
+        return sum;
     }
 
     float largest() const {
@@ -163,33 +164,40 @@ struct StepRow {
 };
 
 // A step of one row tile: scores become weights. True where a row's reference has changed.
-bool weigh_tile(const AttentionProblem& p, const AttentionRows& unit, int64_t tile,
-                const StepRow& first, int64_t origin, PromptWorkspace& w) {
-    const int64_t begin = tile * kTileRows, end = std::min(begin + kTileRows, unit.count());
-    StepRow row = first;
-    row.whole = {round_up(w.seen[end - 1].begin - origin, kGroupTokens) / kGroupTokens,
-                 (w.seen[begin].end - origin) / kGroupTokens};
+template <bool WHOLE>
+bool weigh_tile(const AttentionProblem& p, const AttentionRows& unit, Positions rows, StepRow row,
+                int64_t origin, PromptWorkspace& w) {
+    const f32x16 headroom = f32x16::broadcast(kHeadroom);
     bool changed = false;
-    for (int64_t r = begin; r < end; ++r, row.scores += kLanes, row.weights += kGroupTokens) {
+    for (int64_t r = rows.begin; r < rows.end;
+         ++r, row.scores += kLanes, row.weights += kGroupTokens) {
         w.ahead.ask(p, unit);
         row.seen = {w.seen[r].begin - origin, w.seen[r].end - origin};
-        float* sums = w.sums + r * kLanes;
-        f32x16 sum = f32x16::load(sums);
-        if (w.reference[r] == kNever || !row.weigh(w.reference[r], sum)) {
+        if (w.reference[r] == kNever) w.reference[r] = row.largest() * kLog2E;
+        f32x16 sum = f32x16::load(w.sums + r * kLanes);
+        f32x16 added = row.template weigh<WHOLE>(w.reference[r]);
+        if (any_less(headroom, added)) {
             const float before = w.reference[r];
             w.reference[r] = row.largest() * kLog2E;
-            sum = f32x16::load(sums);
-            if (before != kNever) {
-                const f32x16 factor = exp2_short(f32x16::broadcast(before - w.reference[r]));
-                factor.store_partial(w.rescale + r, 1);
-                sum = sum * factor;
-                changed = true;
-            }
-            row.weigh(w.reference[r], sum);
+            const f32x16 factor = exp2_short(f32x16::broadcast(before - w.reference[r]));
+            factor.store_partial(w.rescale + r, 1);
+            sum = sum * factor;
+            added = row.template weigh<WHOLE>(w.reference[r]);
+            changed = true;
         }
-        sum.store(sums);
+        (sum + added).store(w.sums + r * kLanes);
     }
     return changed;
+}
+
+bool weigh_tile(const AttentionProblem& p, const AttentionRows& unit, int64_t tile, StepRow first,
+                int64_t origin, PromptWorkspace& w) {
+    const int64_t begin = tile * kTileRows, end = std::min(begin + kTileRows, unit.count());
+    first.whole = {round_up(w.seen[end - 1].begin - origin, kGroupTokens) / kGroupTokens,
+                   (w.seen[begin].end - origin) / kGroupTokens};
+    return first.is_whole(0) && first.is_whole(kStepGroups - 1)
+               ? weigh_tile<true>(p, unit, {begin, end}, first, origin, w)
+               : weigh_tile<false>(p, unit, {begin, end}, first, origin, w);
 }
 
 void rescale_outputs(const AttentionProblem& p, int64_t tile, PromptWorkspace& w) {

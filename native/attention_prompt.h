@@ -7,7 +7,7 @@
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
-inline constexpr int64_t kPromptUnitRows = 256;
+inline constexpr int64_t kPromptUnitRows = 512;
 inline constexpr int64_t kTilePair = 2;      // row tiles that go together
 inline constexpr int64_t kGroupTokens = 32;  // summed before they join the rest
 inline constexpr int64_t kStep = 64;         // positions that share a reference

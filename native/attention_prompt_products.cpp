@@ -19,84 +19,113 @@ const uint16_t* key_tile(const PromptWorkspace& w, int64_t block, int64_t dims, 
 
 constexpr int64_t kPitch = 64;  // bytes between the rows of a tile, of either type
 
+// Results of two row tiles (or one), two columns (or one): where they lie.
+struct ResultTiles {
+    float* at = nullptr;
+    int64_t row_tile = 0;  // floats from the first row tile's to the second's
+};
+
 // Tiles 0-3: results, [row tile][column]; 4 and 5: row tiles; 6 and 7: columns.
-template <int TILES, int COLUMNS>
-void zero_results() {
-    tile_zero<0>();
-    if constexpr (COLUMNS == 2) tile_zero<1>();
-    if constexpr (TILES == 2) tile_zero<2>();
-    if constexpr (TILES == 2 && COLUMNS == 2) tile_zero<3>();
+template <int T>
+float* tile_at(const ResultTiles& results) {
+    return results.at == nullptr ? nullptr
+                                 : results.at + T / 2 * results.row_tile + T % 2 * kFloatTile;
+}
+
+// Result tile T goes where the last results go, if there are any, and begins with what the next
+// hold, or with zero. One by one between products nobody waits for them.
+template <int T>
+void change_result(const ResultTiles& last, const ResultTiles& next) {
+    if (float* at = tile_at<T>(last)) tile_store<T>(at, kPitch);
+    if (const float* at = tile_at<T>(next))
+        tile_load<T>(at, kPitch);
+    else
+        tile_zero<T>();
 }
 
 template <int TILES, int COLUMNS>
-void load_results(const float* at, int64_t row_tile) {
-    tile_load<0>(at, kPitch);
-    if constexpr (COLUMNS == 2) tile_load<1>(at + kFloatTile, kPitch);
-    if constexpr (TILES == 2) tile_load<2>(at + row_tile, kPitch);
-    if constexpr (TILES == 2 && COLUMNS == 2) tile_load<3>(at + row_tile + kFloatTile, kPitch);
+void store_results(const ResultTiles& results) {
+    tile_store<0>(tile_at<0>(results), kPitch);
+    if constexpr (COLUMNS == 2) tile_store<1>(tile_at<1>(results), kPitch);
+    if constexpr (TILES == 2) tile_store<2>(tile_at<2>(results), kPitch);
+    if constexpr (TILES == 2 && COLUMNS == 2) tile_store<3>(tile_at<3>(results), kPitch);
 }
 
-template <int TILES, int COLUMNS>
-void store_results(float* at, int64_t row_tile) {
-    tile_store<0>(at, kPitch);
-    if constexpr (COLUMNS == 2) tile_store<1>(at + kFloatTile, kPitch);
-    if constexpr (TILES == 2) tile_store<2>(at + row_tile, kPitch);
-    if constexpr (TILES == 2 && COLUMNS == 2) tile_store<3>(at + row_tile + kFloatTile, kPitch);
-}
-
-// 32 terms more of every result.
-template <int TILES, int COLUMNS>
+// 32 terms of every result; before(T) comes right before those of result tile T. Columns are read
+// once for many rows and leave the first cache to these.
+template <int TILES, int COLUMNS, class F>
 void add_products(const uint16_t* rows, int64_t row_tile, const uint16_t* column0,
-                  const uint16_t* column1) {
+                  const uint16_t* column1, const F& before) {
     tile_load<4>(rows, kPitch);
-    tile_load<6>(column0, kPitch);
+    tile_load_past_l1<6>(column0, kPitch);
+    before.template operator()<0>();
     tile_dot_bf16<0, 4, 6>();
     if constexpr (COLUMNS == 2) {
-        tile_load<7>(column1, kPitch);
+        tile_load_past_l1<7>(column1, kPitch);
+        before.template operator()<1>();
         tile_dot_bf16<1, 4, 7>();
     }
     if constexpr (TILES == 2) {
         tile_load<5>(rows + row_tile, kPitch);
+        before.template operator()<2>();
         tile_dot_bf16<2, 5, 6>();
-        if constexpr (COLUMNS == 2) tile_dot_bf16<3, 5, 7>();
+        if constexpr (COLUMNS == 2) {
+            before.template operator()<3>();
+            tile_dot_bf16<3, 5, 7>();
+        }
     }
 }
+
+constexpr auto kNothingBefore = []<int T>() {};
 
 template <int TILES>
 void score_tiles(int64_t head_dim, const PromptTiles& tiles, PromptWorkspace& w) {
     const int64_t dim_tiles = round_up(head_dim, kGroupDims) / kGroupDims;
     const uint16_t* q = w.q + tiles.tile * dim_tiles * kBf16Tile;
+    ResultTiles last;
     for (int64_t g = tiles.groups.begin; g < tiles.groups.end; ++g) {
-        zero_results<TILES, 2>();
-        for (int64_t d = 0; d < dim_tiles; ++d)
+        const auto add = [&](int64_t d, const auto& before) {
             add_products<TILES, 2>(q + d * kBf16Tile, dim_tiles * kBf16Tile,
                                    key_tile(w, 2 * g, d, head_dim),
-                                   key_tile(w, 2 * g + 1, d, head_dim));
-        store_results<TILES, 2>(w.scores + 2 * (g % kStepGroups) * kFloatTile,
-                                kStepBlocks * kFloatTile);
+                                   key_tile(w, 2 * g + 1, d, head_dim), before);
+        };
+        add(0, [&]<int T>() { change_result<T>(last, {}); });
+        for (int64_t d = 1; d < dim_tiles; ++d) add(d, kNothingBefore);
+        last = {w.scores + 2 * (g % kStepGroups) * kFloatTile, kStepBlocks * kFloatTile};
     }
+    store_results<TILES, 2>(last);
 }
 
+// Columns [d, d + COLUMNS) of the outputs, whose last columns are stored on the way.
 template <int TILES, int COLUMNS>
-void add_columns(const PromptTiles& tiles, int64_t d, int64_t dim_tiles, bool fresh,
-                 PromptWorkspace& w) {
-    float* o = w.o + (tiles.tile * dim_tiles + d) * kFloatTile;
-    fresh ? zero_results<TILES, COLUMNS>()
-          : load_results<TILES, COLUMNS>(o, dim_tiles * kFloatTile);
-    for (int64_t g = tiles.groups.begin; g < tiles.groups.end; ++g) {
+void add_columns(const PromptTiles& tiles, int64_t d, const ResultTiles& last,
+                 const ResultTiles& next, bool fresh, int64_t dim_tiles, PromptWorkspace& w) {
+    const auto add = [&](int64_t g, const auto& before) {
         const uint16_t* v = w.v + (g * dim_tiles + d) * kBf16Tile;
         add_products<TILES, COLUMNS>(w.weights + g * kBf16Tile, kStretchGroups * kBf16Tile, v,
-                                     v + kBf16Tile);
-    }
-    store_results<TILES, COLUMNS>(o, dim_tiles * kFloatTile);
+                                     v + kBf16Tile, before);
+    };
+    add(tiles.groups.begin, [&]<int T>() { change_result<T>(last, fresh ? ResultTiles{} : next); });
+    for (int64_t g = tiles.groups.begin + 1; g < tiles.groups.end; ++g) add(g, kNothingBefore);
 }
 
 template <int TILES>
 void add_tiles(int64_t head_dim, const PromptTiles& tiles, bool fresh, PromptWorkspace& w) {
     const int64_t dim_tiles = round_up(head_dim, kLanes) / kLanes;
+    const auto outputs = [&](int64_t d) {
+        return ResultTiles{w.o + (tiles.tile * dim_tiles + d) * kFloatTile, dim_tiles * kFloatTile};
+    };
+    ResultTiles last;
     int64_t d = 0;
-    for (; d + 2 <= dim_tiles; d += 2) add_columns<TILES, 2>(tiles, d, dim_tiles, fresh, w);
-    if (d < dim_tiles) add_columns<TILES, 1>(tiles, d, dim_tiles, fresh, w);
+    for (; d + 2 <= dim_tiles; d += 2) {
+        add_columns<TILES, 2>(tiles, d, last, outputs(d), fresh, dim_tiles, w);
+        last = outputs(d);
+    }
+    if (last.at != nullptr) store_results<TILES, 2>(last);
+    if (d < dim_tiles) {
+        add_columns<TILES, 1>(tiles, d, {}, outputs(d), fresh, dim_tiles, w);
+        store_results<TILES, 1>(outputs(d));
+    }
 }
 
 #else

@@ -13,11 +13,11 @@
 //   max, min             a > b ? a : b and a < b ? a : b, so b where either is NaN
 //   select_less          x < limit ? if_less : otherwise
 //   round_to_int         half to even; |x| must be below 2^22
-//   round_half_even      stays a float; below -2^21 any number below -2^20
+//   above_floor(x)       x less the greatest integer not above it, rounded down
 //   exp2_int             2^n for -126 <= n <= 127
 //   reciprocal_guess     of normal numbers above 0, to 12 %
-//   times_exp2(x, n)     x * 2^n, n integral and at most 127, |x| in [1/2, 2); 0 where that is
-//                        denormal (inside a region)
+//   times_exp2(a, x)     a * 2^n, n the greatest integer not above x, a in [1, 2]; 0 where that is
+//                        denormal (inside a region), infinite from x = 128 on
 //   load_partial(p, n)   lanes n and above are zero and not read; 0 <= n <= 16
 //   load_bf16_pairs      lane i of `even` is p[2 i], of `odd` p[2 i + 1]
 //   store_bf16_flushed   16 values; denormals may become zeros
@@ -83,15 +83,15 @@ inline f32x16 exp(f32x16 x) {
     return select_less(x, lowest, f32x16::zero(), p * exp2_int(n));
 }
 
-// 2^x to 1e-4, a twentieth of the rounding to bf16 that follows; 0 below -127, x at most 127.
+// 2^x to 1e-4, a twentieth of the rounding to bf16 that follows; 0 below -126, infinite from 128
+// on.
 inline f32x16 exp2_short(f32x16 x) {
-    const f32x16 n = round_half_even(x);
-    const f32x16 f = x - n;
-    f32x16 p = f32x16::broadcast(0.0550089329f);
-    p = fma(p, f, f32x16::broadcast(0.242210969f));
-    p = fma(p, f, f32x16::broadcast(0.693282902f));
+    const f32x16 f = above_floor(x);
+    f32x16 p = f32x16::broadcast(0.0770675247f);
+    p = fma(p, f, f32x16::broadcast(0.227644533f));
+    p = fma(p, f, f32x16::broadcast(0.695116797f));
     p = fma(p, f, f32x16::broadcast(1.0f));
-    return times_exp2(p, n);
+    return times_exp2(p, x);
 }
 
 // x * sigmoid(x).

@@ -95,12 +95,16 @@ inline void store(int32_t* p, i32x16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
 }
-inline f32x16 round_half_even(f32x16 a) {
-    constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
+inline f32x16 floor(f32x16 a) {
+    return {_mm256_floor_ps(a.lo), _mm256_floor_ps(a.hi)};
 }
-inline f32x16 times_exp2(f32x16 a, f32x16 n) {
-    return a * exp2_int(round_to_int(max(n, f32x16::broadcast(-127.0f))));
+inline f32x16 above_floor(f32x16 a) {
+    const f32x16 n = floor(a), f = a - n;  // inexact at most between 1/2 and 1, where n is -1
+    return select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 x) {
+    const f32x16 least = f32x16::broadcast(-127.0f), most = f32x16::broadcast(128.0f);
+    return a * exp2_int(round_to_int(min(max(floor(x), least), most)));
 }
 inline bool any_less(f32x16 a, f32x16 b) {
     const __m256 either =

@@ -81,11 +81,11 @@ inline f32x16 reciprocal_guess(f32x16 a) {
 inline void store(int32_t* p, i32x16 a) {
     _mm512_storeu_si512(p, a.v);
 }
-inline f32x16 round_half_even(f32x16 a) {
-    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+inline f32x16 above_floor(f32x16 a) {
+    return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
 }
-inline f32x16 times_exp2(f32x16 a, f32x16 n) {
-    return {_mm512_scalef_ps(a.v, n.v)};
+inline f32x16 times_exp2(f32x16 a, f32x16 x) {
+    return {_mm512_scalef_ps(a.v, x.v)};
 }
 inline bool any_less(f32x16 a, f32x16 b) {
     return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) != 0;

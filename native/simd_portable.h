@@ -114,11 +114,18 @@ inline f32x16 reciprocal_guess(f32x16 a) {
 inline void store(int32_t* p, i32x16 a) {
     std::memcpy(p, a.v, sizeof a.v);
 }
-inline f32x16 round_half_even(f32x16 a) {
-    return to_float(round_to_int(max(a, f32x16::broadcast(-0x1p21f))));
+inline f32x16 floor(f32x16 a) {
+    f32x16 r;
+    for (int i = 0; i < kLanes; ++i) r.v[i] = std::floor(a.v[i]);
+    return r;
 }
-inline f32x16 times_exp2(f32x16 a, f32x16 n) {
-    return a * exp2_int(round_to_int(max(n, f32x16::broadcast(-127.0f))));
+inline f32x16 above_floor(f32x16 a) {
+    const f32x16 n = floor(a), f = a - n;  // inexact at most between 1/2 and 1, where n is -1
+    return select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 x) {
+    const f32x16 least = f32x16::broadcast(-127.0f), most = f32x16::broadcast(128.0f);
+    return a * exp2_int(round_to_int(min(max(floor(x), least), most)));
 }
 inline bool any_less(f32x16 a, f32x16 b) {
     bool any = false;

@@ -78,11 +78,22 @@ def _rounded_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     for begin in range(0, scores.shape[-1], 64):
         step = scores[..., begin : begin + 64]
         largest = step.max(axis=-1)
-        reference = np.where(largest > reference + 16 * np.log(2), largest, reference)
+        reference = np.where(np.isfinite(reference), reference, largest)
+        shift = np.where(np.isfinite(reference), reference, 0.0)[..., None]
+        relative = np.minimum(step - shift, 128 * np.log(2))
+        reference = np.where(_lane_sums(relative).max(axis=-1) > 2.0**16, largest, reference)
         shift = np.where(np.isfinite(reference), reference, 0.0)[..., None]
         rounded = round_to_bf16(np.exp(step - shift).astype(np.float32))
         weights[..., begin : begin + 64] = rounded * np.exp(shift)
     return weights
+
+
+def _lane_sums(exponents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., n] → [..., 16], Σ exp over what lies 16 apart; n is at most 64"""
+    padding = [(0, 0)] * (exponents.ndim - 1) + [(0, 64 - exponents.shape[-1])]
+    padded = np.pad(np.exp(exponents), padding)
+    sums: NDArray[np.float64] = padded.reshape(*exponents.shape[:-1], 4, 16).sum(axis=-2)
+    return sums
 
 
 def argmax(logits: Floats) -> Ints:
