@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -38,6 +38,9 @@ PRICES_MEMORY_S = 5.0
 """How long the price table is taken for true: the most that a new price is late."""
 
 QUERY_COST_HEADER = "x-ratelimit-tokens-query-cost"
+
+REFUSALS = (RequestError, QueueFullError, UpstreamAwayError)
+"""What an upstream's answer becomes when it has computed nothing."""
 
 
 class Metering:
@@ -177,12 +180,13 @@ class Metered:
         self._has_computed = True
 
     @contextmanager
-    def unless_refused(self) -> Iterator[None]:
-        """No row after all where within this an upstream refuses, or is not there."""
+    def unless_refused(self, has_begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """No row after all where within this an upstream refuses, or is not there; unless
+        something of the answer has come before."""
         try:
             yield
-        except (RequestError, QueueFullError, UpstreamAwayError):
-            self._has_computed = False
+        except REFUSALS:
+            self._has_computed = has_begun()
             raise
 
     async def settle(self) -> None:

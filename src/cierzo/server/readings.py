@@ -13,7 +13,7 @@ from cierzo.engine.readout import Reading, ReadPrompt
 from cierzo.engine.request import GenerationRequest, SamplingParams
 from cierzo.errors import EngineError, QueueFullError
 from cierzo.server.completion import Usage
-from cierzo.server.metering import Metered
+from cierzo.server.metering import REFUSALS, Metered
 from cierzo.server.metrics import Metrics
 from cierzo.server.text_model import Engine, TokenStream
 
@@ -44,7 +44,9 @@ async def read_prompts(
         metered.begin(usage, sum(len(prompt.token_ids) for prompt in prompts))
         workspace = metered.caller.workspace_id
         submit = partial(metered.submit, engine)
-        readings = await _Reader(submit, workspace, prompts, metered.request_id, usage).run()
+        reader = _Reader(submit, workspace, prompts, metered.request_id, usage)
+        with metered.unless_refused(lambda: reader.has_read):
+            readings = await reader.run()
         await metered.settle()
         reason = "stop"
         return readings, usage
@@ -52,7 +54,8 @@ async def read_prompts(
         reason = "error"
         raise
     finally:
-        metrics.record(metered.model.id, usage, [reason])
+        if metered.has_computed:
+            metrics.record(metered.model.id, usage, [reason])
 
 
 async def read_own_prompts(engine: Engine, prompts: Sequence[ReadPrompt]) -> list[Reading]:
@@ -90,6 +93,10 @@ class _Reader:
             raise errors.exceptions[0] from None
         return [reading for reading in self._readings if reading is not None]
 
+    @property
+    def has_read(self) -> bool:
+        return any(reading is not None for reading in self._readings)
+
     async def _work(self) -> None:
         for position, prompt in self._waiting:
             self._num_in_flight += 1
@@ -115,6 +122,9 @@ class _Reader:
                 self._usage.num_cached_tokens += event.num_cached_tokens
                 return event.reading
             raise EngineError("the engine ended this request without an answer")
+        except REFUSALS:
+            self._usage.num_prompt_tokens -= len(prompt.token_ids)
+            raise
         finally:
             stream.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,26 +181,62 @@ def test_logprobs_and_several_answers(database: Database, tokenizer: Tokenizer) 
         check(refused, 400, "invalid_request_error", "no logprobs of the prompt")
 
 
-def test_classifiers_read_logprobs(
-    database: Database, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    """Of the answers' tokens alone; the second label is made the likelier one behind a text."""
-
-    def steps(sent: dict[str, Any]) -> Sequence[Step]:
-        labels = sent["logprob_token_ids"]
-        is_asked = "goal" in tokenizer.decode(sent["prompt"])
-        top = {f"token_id:{label}": -1.0 - 3 * is_asked for label in labels[:-1]}
-        top[f"token_id:{labels[-1]}"] = -1.0
-        read = {"token_logprobs": [-1.0], "top_logprobs": [top]}
-        return [head(), tokens([labels[0]], "length", logprobs=read), DONE]
-
+@pytest.fixture
+def topics(tmp_path: Path) -> ClassifierFolder:
     folder = ClassifierFolder(tmp_path)
     folder.save(Classifier("topic", "far", topic_question(["business", "sport"])))
-    with gateway(database, tokenizer, steps, classifiers=folder) as (client, host):
+    return folder
+
+
+def label_logprobs(tokenizer: Tokenizer, sent: dict[str, Any]) -> list[Step]:
+    """The second label is made the likelier one behind a text with a goal in it."""
+    labels = sent["logprob_token_ids"]
+    is_asked = "goal" in tokenizer.decode(sent["prompt"])
+    top = {f"token_id:{label}": -1.0 - 3 * is_asked for label in labels[:-1]}
+    top[f"token_id:{labels[-1]}"] = -1.0
+    read = {"token_logprobs": [-1.0], "top_logprobs": [top]}
+    return [head(), tokens([labels[0]], "length", logprobs=read), DONE]
+
+
+def test_classifiers_read_logprobs(
+    database: Database, tokenizer: Tokenizer, topics: ClassifierFolder
+) -> None:
+    """Of the answers' tokens alone."""
+    steps = partial(label_logprobs, tokenizer)
+    with gateway(database, tokenizer, steps, classifiers=topics) as (client, host):
         answer = client.post("/v1/classifications", json={"model": "topic", "input": "a goal"})
         scores = answer.json()["results"][0]["topic"]["scores"]
         assert scores["sport"] > 0.8 > 0.2 > scores["business"]
         assert {sent["max_tokens"] for sent in host.bodies} == {1}
+
+
+def test_what_is_refused_has_no_row(
+    database: Database, tokenizer: Tokenizer, topics: ClassifierFolder
+) -> None:
+    """Unless another text of the request was read before: then it has that one's tokens."""
+
+    def steps(sent: dict[str, Any]) -> Sequence[Step]:
+        if "refused" in tokenizer.decode(sent["prompt"]):
+            return [0.2, *refusal(400, {"message": "not that"})]
+        return label_logprobs(tokenizer, sent)
+
+    def ask(*texts: str) -> httpx.Response:
+        return client.post("/v1/classifications", json={"model": "topic", "input": texts})
+
+    with gateway(database, tokenizer, steps, classifiers=topics) as (client, _):
+        read = ask("a goal")
+        refused = ask("to be refused")
+        check(refused, 400, "invalid_request_error", "not that")
+        half = ask("a goal", "to be refused")
+        check(half, 400, "invalid_request_error", "not that")
+        assert eventually(lambda: row_of(database, half) is not None)
+        finished = [
+            line for line in client.get("/metrics").text.splitlines() if "request_finished" in line
+        ]
+    row, row_of_half = row_of(database, read), row_of(database, half)
+    assert row is not None and row_of_half is not None and row_of(database, refused) is None
+    assert row_of_half.prompt_tokens == row.prompt_tokens
+    assert sum(float(line.split()[-1]) for line in finished if "_total{" in line) == 2
 
 
 def test_embeddings_come_from_its_own_endpoint(database: Database, tokenizer: Tokenizer) -> None:
