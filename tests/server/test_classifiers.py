@@ -15,6 +15,7 @@ from cierzo.classifiers.definition import Classifier, ClassifierFolder
 from cierzo.classifiers.moderation import MODERATION_MODELS
 from cierzo.classifiers.question import policy_question, topic_question
 from cierzo.classifiers.scoring import Head
+from cierzo.cli import run
 from cierzo.engine import Engine
 from cierzo.engine.readout import Reading
 from cierzo.engine.request import GenerationRequest
@@ -225,6 +226,21 @@ def test_a_head_answers_and_one_for_another_model_says_so(tmp_path: Path) -> Non
         assert answer.status_code == 400 and "the model changed" in answer.json()["message"]
         folder.remove("fits")
         assert httpx.post(url, json={"model": "fits", "input": "x"}).status_code == 400
+
+
+def test_a_restored_classifier_answers(tmp_path: Path) -> None:
+    """Its head too: a backup has the folder's files."""
+    labels = topic_question(["business", "sport"])
+    head = Head(np.zeros((2, DIM), np.float32), np.log(np.array([1, 3], np.float32)))
+    ClassifierFolder(tmp_path / "old").save(Classifier("fits", "tiny", labels, head))
+    for command, data in (("backup", "old"), ("restore", "new")):
+        assert run([command, str(tmp_path / "file"), "--data", str(tmp_path / data)]) == 0
+    restored = ClassifierFolder(tmp_path / "new")
+    with live_server([scripted_model(ScriptedEngine())], classifiers=restored) as server:
+        body = {"model": "fits", "input": "x"}
+        answer = httpx.post(server.url + "/v1/classifications", json=body).json()
+    scores = answer["results"][0]["fits"]["scores"]
+    assert scores == pytest.approx({"business": 0.25, "sport": 0.75})
 
 
 def test_a_workspaces_own_are_nobody_elses(tmp_path: Path) -> None:

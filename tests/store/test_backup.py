@@ -17,11 +17,13 @@ from cierzo.ids import now_ms
 from cierzo.store import api_keys, ledger, open_database, pricing, workspaces
 from cierzo.store.backup import back_up, restore
 from cierzo.store.db import Database, database_url
+from cierzo.store.files import FileStore
 from cierzo.store.ledger import Period
 from cierzo.store.limits import Limits
 from cierzo.store.migrations import migrate
 from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID, metadata
+from tests.store.test_files import put as put_file
 from tests.store.test_ledger import put, record
 
 
@@ -58,8 +60,7 @@ def test_what_is_restored_is_what_there_was(
 ) -> None:
     spelling = fill(database)
     source, target = tmp_path / "source", tmp_path / "other"
-    (source / "files").mkdir(parents=True)
-    (source / "files" / "a").write_bytes(b"upload")
+    upload = put_file(FileStore(database, source), b"upload")
     counts = back_up(database, source, tmp_path / "backup")
     assert counts["usage_records"] == 1500 and counts["workspaces"] == 2
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o600
@@ -67,8 +68,61 @@ def test_what_is_restored_is_what_there_was(
     assert contents(other) == contents(database)
     key = api_keys.authenticate(other, spelling)
     assert key is not None and key.models == ("tiny",)
-    assert (target / "files" / "a").read_bytes() == b"upload"
+    with FileStore(other, target).open(upload) as file:
+        assert file.read() == b"upload"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_files_that_come_and_go_meanwhile(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    """Between a row's commit and its file's last move, and after the rows' moment."""
+    source, target = tmp_path / "source", tmp_path / "other"
+    store = FileStore(database, source)
+    stays, lands, goes = (put_file(store, name) for name in (b"stays", b"lands", b"goes"))
+    (store.folder / lands.id).replace(store.transit / lands.id)
+    (store.folder / goes.id).unlink()
+    assert back_up(database, source, tmp_path / "backup")["files"] == 2
+    restore(other, target, tmp_path / "backup")
+    restored = FileStore(other, target)
+    assert restored.find(goes.id) is None
+    for file, content in ((stays, b"stays"), (lands, b"lands")):
+        with restored.open(file) as opened:
+            assert opened.read() == content
+
+
+def without(whole: Path, name: str, cut: Path) -> None:
+    """A backup one of whose files has lost its contents."""
+    with tarfile.open(whole) as old, tarfile.open(cut, "w") as new:
+        for member in old.getmembers():
+            content = old.extractfile(member)
+            if member.name == name:
+                member.size = 0
+            new.addfile(member, content)
+
+
+def test_folders_without_rows(database: Database, other: Database, tmp_path: Path) -> None:
+    """They are there when the rows are, and replace nothing."""
+    source, target, file = tmp_path / "source", tmp_path / "other", tmp_path / "backup"
+    for name in ("a.json", "team/b.json", "team/c.part"):
+        (source / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / "made" / name).write_text(name)
+    fill(database)
+    assert back_up(database, source, file, ["made"])["made"] == 2
+    without(file, "tables/usage_records.jsonl", tmp_path / "cut")
+    with pytest.raises(StoreError, match="cut short"):
+        restore(other, target, tmp_path / "cut", ["made"])
+    assert not list(target.glob("made/*")) and not list(target.glob("restoring-*"))
+    (target / "made").mkdir()
+    (target / "made" / "a.json").write_text("another")
+    with pytest.raises(StoreError, match="made is not empty"):
+        restore(other, target, file, ["made"])
+    (target / "made" / "a.json").unlink()
+    assert restore(other, target, file, ["made"])["made"] == 2
+    made = {str(path.relative_to(target / "made")) for path in target.glob("made/**/*.*")}
+    assert made == {"a.json", "team/b.json"}
+    assert (target / "made" / "team" / "b.json").read_text() == "team/b.json"
+    assert contents(other) == contents(database)
 
 
 def test_and_back_again(database: Database, other: Database, tmp_path: Path) -> None:

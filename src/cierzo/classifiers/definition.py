@@ -23,6 +23,9 @@ from cierzo.classifiers.question import POLICY_LABELS, Question
 from cierzo.classifiers.scoring import Head
 from cierzo.errors import ModelFileError, ModelNotFoundError, SettingError
 
+FOLDER = "classifiers"
+"""Of the data folder; a backup takes it along."""
+
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -71,7 +74,7 @@ class ClassifierFolder:
     """The classifiers kept under a data folder. An `owner` is a workspace's id, None: shared."""
 
     def __init__(self, data: Path) -> None:
-        self._folder = data / "classifiers"
+        self._folder = data / FOLDER
         self._read: dict[Path, tuple[int, Classifier]] = {}
 
     def owners(self) -> list[str | None]:

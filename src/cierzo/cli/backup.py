@@ -18,14 +18,16 @@ def backup(
     data: options.Data = None,
     database_url: options.DatabaseUrl = None,
 ) -> None:
-    """Write keys, prices, the ledger and files to one file; the server may run meanwhile."""
+    """Write keys, prices, the ledger, files and classifiers to one file; the server may run
+    meanwhile."""
+    from cierzo.classifiers.definition import FOLDER
     from cierzo.store.backup import back_up
 
     if file.exists():
         raise StoreError(f"{file} is there already; name a new file")
     settings = options.settings_of(data=data, database_url=database_url)
     with open_store(data=data, database_url=database_url) as database:
-        counts = back_up(database, settings.data, file)
+        counts = back_up(database, settings.data, file, [FOLDER])
     _say(file, counts)
 
 
@@ -35,6 +37,7 @@ def restore(
     database_url: options.DatabaseUrl = None,
 ) -> None:
     """Fill an empty data folder or database from a backup, whichever database that was made of."""
+    from cierzo.classifiers.definition import FOLDER
     from cierzo.store.backup import restore as restore_store
     from cierzo.store.db import Database
     from cierzo.store.db import database_url as resolve
@@ -42,7 +45,7 @@ def restore(
     settings = options.settings_of(data=data, database_url=database_url)
     database = Database(resolve(settings.data, url_of(settings)))
     try:
-        counts = restore_store(database, settings.data, file)
+        counts = restore_store(database, settings.data, file, [FOLDER])
     finally:
         database.close()
     _say(file, counts)

@@ -23,11 +23,14 @@ from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from cierzo.errors import StoreFullError, StoreNotFoundError, StoreUnavailableError
 from cierzo.ids import new_id, now_ms
-from cierzo.store.backup import FILES
 from cierzo.store.db import Database
 from cierzo.store.insert import insert_new
 from cierzo.store.names import printable
 from cierzo.store.tables import files
+
+TABLE = files.name
+FOLDER = "files"
+TRANSIT = "files-in-transit"
 
 RESERVED_NBYTES = 64 * 1024 * 1024
 """Of the disk, left to the database: a full disk must stop uploads, not keys and the ledger."""
@@ -152,8 +155,9 @@ class FileStore:
 
     def __init__(self, database: Database, data_dir: Path) -> None:
         self._database = database
-        self.folder = data_dir / FILES
-        self.transit = data_dir / "files-in-transit"
+        self._data_dir = data_dir
+        self.folder = data_dir / FOLDER
+        self.transit = data_dir / TRANSIT
         self._locks = data_dir / "locks"
         for folder in (self.folder, self.transit, self._locks):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -207,11 +211,9 @@ class FileStore:
     def open(self, record: FileRecord) -> BinaryIO:
         """Its bytes, readable to the end even if it is deleted. Raises StoreNotFoundError,
         StoreUnavailableError."""
-        for folder in (self.folder, self.transit, self.folder):  # it may move just now
-            try:
-                return open(folder / record.id, "rb")
-            except FileNotFoundError:
-                continue
+        file = open_bytes(self._data_dir, record.id)
+        if file is not None:
+            return file
         if self.find(record.id) is None:
             raise _missing(record.id)
         raise StoreUnavailableError(
@@ -268,6 +270,16 @@ class FileStore:
 def insert_file(connection: Connection, record: FileRecord) -> None:
     """Write a row within the caller's transaction."""
     insert_new(connection, files, [asdict(record)])
+
+
+def open_bytes(data_dir: Path, file_id: str) -> BinaryIO | None:
+    """What a file's row stands for, readable to the end even if it is deleted; None: gone."""
+    for folder in (FOLDER, TRANSIT, FOLDER):  # it may move just now
+        try:
+            return open(data_dir / folder / file_id, "rb")
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def _is_live() -> ColumnElement[bool]:
