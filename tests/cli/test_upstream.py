@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from cierzo.cli.serve import check_names
+from cierzo.cli.upstream import key_of
 from cierzo.errors import SettingError, StoreError
+from cierzo.server.upstream.following import FollowedUpstreams
 from cierzo.store import api_keys, upstreams
 from cierzo.store.tables import DEFAULT_ID
 from cierzo.store.upstreams import UpstreamModel
@@ -22,6 +23,7 @@ from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
+from tests.server.test_disconnect import eventually
 from tests.server.upstream.hostile import hostile_server, refusal
 from tests.store.temporary import temporary_database
 
@@ -50,13 +52,22 @@ def test_an_upstream_from_its_adding_to_its_end(
         f"{add} --model mistral-moderation-2411=mistral-moderation-2603"
     )
     assert "far (mistral) answers" in cli(f"{add} --model tiny --model large=big")
-    assert "already; remove it first" in cli(add)
+    assert "already; change it with" in cli(add)
     second = cli(f"upstream add more --url {server.url} --key-env FAR_KEY --model large=tiny")
     assert "far has a model called 'large' already" in second
     listed = cli("upstream list")
     assert "tiny, large=big" in listed and "FAR_KEY" in listed and server.url in listed
     assert "answers, and has 2 models" in cli("upstream check")
     assert key.encode() not in (tmp_path / "cierzo.db").read_bytes()
+    assert "has no model 'small'" in cli("upstream set far --model small")
+    assert "offered from now on: tiny, huge=big" in cli(
+        "upstream set far --model tiny --model huge=big"
+    )
+    with hostile_server(refusal(200, {"data": [{"id": "tiny"}, {"id": "big"}]})) as host:
+        moved = cli(f"upstream set far --url {host.url}")
+        assert "far (openai) answers" in moved and "huge=big" in moved
+        assert key in host.requests[0][0], "what is not named stays"
+    assert "no upstream 'fur'; there are: far" in cli("upstream set fur --model tiny")
     assert "is removed" in cli("upstream remove far")
     assert "no upstream 'far'; there are: none" in cli("upstream remove far")
     assert "no upstreams" in cli("upstream list")
@@ -91,10 +102,8 @@ def test_names_here_and_there(tmp_path: Path) -> None:
         models = [UpstreamModel("tiny", "tiny")]
         added = upstreams.add(database, "far", "openai", "http://host", models)
         assert upstreams.find(database, "far") == added
-    with pytest.raises(SettingError, match="both called 'tiny'.*--model OTHER=tiny"):
-        check_names({"tiny": "tiny"}, [added])
-    with pytest.raises(SettingError, match="no upstreams"):
-        check_names({}, [])
+        with pytest.raises(SettingError, match="both called 'tiny'.*set far --model OTHER=tiny"):
+            FollowedUpstreams(database, key_of, {"tiny"}).load()
 
 
 def test_a_server_of_upstreams_only(
@@ -124,10 +133,13 @@ def test_a_server_of_upstreams_only(
             refused = client.post("/v1/moderations", json=asked)
             assert refused.json()["type"] == "invalid_model"
             assert client.get("/health").json()["status"] == "ok"
+            cli("upstream set far --model near=tiny")
+            assert eventually(lambda: client.get("/v1/models").json()["data"][0]["id"] == "near")
+            assert client.post(CHAT, json=body(model="near")).status_code == 200
         process.send_signal(signal.SIGTERM)
         printed, logged = process.communicate(timeout=20)
         assert process.returncode == 0
     assert key not in printed + logged
     usage = cli("usage --by model --csv").splitlines()
-    assert usage[1] == "far,1,3,3,11,0.00,0"
+    assert usage[1:3] == ["far,1,3,3,11,0.00,0", "near,1,3,3,11,0.00,0"]
     assert "nothing in the ledger" in cli("cost --machine-per-hour 1"), "nothing was computed here"

@@ -15,6 +15,7 @@ import numpy as np
 from cierzo.engine.core import EngineStats
 from cierzo.engine.readout import Reading
 from cierzo.engine.request import GenerationRequest, TokenEvent, TokenLogprob
+from cierzo.server.readings import OWN_WORKSPACE
 from cierzo.server.schemas.chat import ChatCompletionRequest
 from cierzo.server.text_model import PreparedPrompt
 from cierzo.tokenizer.messages import parse_messages
@@ -148,6 +149,9 @@ class ScriptedEngine:
 
     def submit(self, request: GenerationRequest) -> ScriptedStream:
         script = self.script(request)
+        if request.workspace == OWN_WORKSPACE:  # the server remembers: alike for every test
+            assert request.readout is not None
+            script = [Reading(None, np.zeros(len(request.readout.token_ids), np.float32))]
         if script and isinstance(script[0], Exception):
             raise script[0]
         self.requests.append(request)

@@ -21,8 +21,8 @@ from tests.server.test_disconnect import eventually
 from tests.server.tiny_server import num_submitted, tekken, tiny_server
 from tests.store.temporary import temporary_database
 
-COLD = 1
-"""Cached tokens where nothing was: the one that begins every prompt, if there was another."""
+COLD = 2
+"""Cached tokens where nothing was: those that begin every prompt, if there was another."""
 
 Clients = tuple[httpx.Client, httpx.Client]
 

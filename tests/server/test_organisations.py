@@ -35,7 +35,7 @@ class Place:
     team_id: str
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place() -> Iterator[Place]:
     with temporary_database() as database:
         acme = organisations.create(database, "acme")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ipaddress
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +23,14 @@ from cierzo.cli.upstream import key_of
 from cierzo.errors import SettingError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from cierzo.llm import LLM
     from cierzo.server.served_model import ServedModel
     from cierzo.server.token_model import TokenModel
+    from cierzo.server.upstream.following import FollowedUpstreams
     from cierzo.settings import Settings
     from cierzo.store import Database
-    from cierzo.store.upstreams import Upstream
 
 
 def serve(
@@ -89,19 +92,22 @@ def serve(
         raise typer.BadParameter("--only-upstreams leaves no place for models here; name none")
     named = {} if only_upstreams else name_models(models)
     from cierzo.server.run import bind
-    from cierzo.store import api_keys, transcripts, upstreams
+    from cierzo.server.upstream.following import FollowedUpstreams
+    from cierzo.store import api_keys, transcripts
 
     # What can be refused at once is refused before gigabytes are fetched, packed and loaded.
     with store_of(settings) as database:
         has_keys = api_keys.any_exists(database)
         check_reach(settings.host, settings.allow_remote, has_keys)
         transcripts.delete_expired(database)
-        elsewhere = [(upstream, key_of(upstream)) for upstream in upstreams.list_all(database)]
-        check_names(named, [upstream for upstream, _ in elsewhere])
+        elsewhere = FollowedUpstreams(database, key_of, named)
+        remote = elsewhere.load()
+        if not named and not remote:
+            raise SettingError("there are no upstreams; `cierzo upstream add` adds one")
         with bind(settings.host, settings.port) as listener:
             if not has_keys:
                 err.print(f"no API keys yet: open to all {_who_reaches(settings.host)}")
-            _serve_on(listener, named, elsewhere, settings, database)
+            _serve_on(listener, named, remote, elsewhere, settings, database)
 
 
 def check_reach(host: str, allow_remote: bool, has_keys: bool) -> None:
@@ -153,29 +159,16 @@ def name_models(names_or_paths: list[str] | None) -> dict[str, str]:
     return named
 
 
-def check_names(named: Mapping[str, str], elsewhere: Sequence[Upstream]) -> None:
-    """Raises SettingError for a model here that is called like one of an upstream, and when
-    there is none at all."""
-    for upstream in elsewhere:
-        for model in upstream.models:
-            if model.name in named:
-                raise SettingError(
-                    f"a model here and one of the upstream {upstream.name} are both called"
-                    f" {model.name!r}: remove the upstream and add it again with"
-                    f" --model OTHER={model.there}"
-                )
-    if not named and not any(upstream.models for upstream in elsewhere):
-        raise SettingError("there are no upstreams; `cierzo upstream add` adds one")
-
-
 def _serve_on(
     listener: socket.socket,
     named: dict[str, str],
-    elsewhere: Sequence[tuple[Upstream, str | None]],
+    remote: Sequence[ServedModel],
+    elsewhere: FollowedUpstreams,
     settings: Settings,
     database: Database,
 ) -> None:
-    """Load every model, then answer on `listener` until told to stop. `elsewhere` has keys."""
+    """Load every model, then answer on `listener` until told to stop. `remote` are those that live
+    `elsewhere` now."""
     from cierzo.classifiers.definition import ClassifierFolder
     from cierzo.cli.local import memory_of_each, packed_folder
     from cierzo.jobs.worker import run_jobs
@@ -183,11 +176,9 @@ def _serve_on(
     from cierzo.server.app import build_app
     from cierzo.server.config import ServerConfig
     from cierzo.server.run import Server
-    from cierzo.server.upstream.offer import served_models
     from cierzo.server.warm_up import warm_up
     from cierzo.store.files import FileStore
 
-    remote = [model for upstream, key in elsewhere for model in served_models(upstream, key)]
     folders = {model_id: packed_folder(name, settings) for model_id, name in named.items()}
     memory = memory_of_each(list(folders.values()), settings)
     with ExitStack() as stack:
@@ -208,7 +199,12 @@ def _serve_on(
             max_open_per_workspace=(settings.max_running + settings.max_waiting) // 2,
         )
         files = FileStore(database, settings.data)
-        app = build_app(served, database, files, config, ClassifierFolder(settings.data), run_jobs)
+
+        async def background(app: FastAPI) -> None:
+            await asyncio.gather(run_jobs(app), elsewhere.follow(app.state.models))
+
+        classifiers = ClassifierFolder(settings.data)
+        app = build_app(served, database, files, config, classifiers, background)
         gc.collect()
         gc.freeze()  # what is loaded stays: to walk it again would stop all streams for 50 ms
         first = served[0].id

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
 Kind = StrEnum("Kind", ["mistral", "openai", "vllm"])
 
 Name = Annotated[str, typer.Argument(help="What you will know the upstream by.", metavar="NAME")]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        help="The environment variable with its API key: now, and of each `serve`.",
+        metavar="VARIABLE",
+        show_default=False,
+    ),
+]
+AKind = Annotated[
+    Kind | None,
+    typer.Option(
+        help="mistral: the hosted API or another Cierzo; vllm; openai: any other server of"
+        " OpenAI's API. If not given, what its list of models looks like.",
+        show_default=False,
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the models' tokenizer files, for kind vllm: prompts are then rendered"
+        " here and sent as token ids.",
+        show_default=False,
+    ),
+]
 
 
 def add(
     name: Name,
     url: Annotated[str, typer.Option(help="Its address, with or without /v1 at the end.")],
-    key_env: Annotated[
-        str | None,
-        typer.Option(
-            help="The environment variable with its API key: now and whenever `serve` starts.",
-            metavar="VARIABLE",
-            show_default=False,
-        ),
-    ] = None,
-    kind: Annotated[
-        Kind | None,
-        typer.Option(
-            help="mistral: the hosted API or another Cierzo; vllm; openai: any other server of"
-            " OpenAI's API. If not given, what its list of models looks like.",
-            show_default=False,
-        ),
-    ] = None,
+    key_env: KeyEnv = None,
+    kind: AKind = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,57 +63,117 @@ def add(
             show_default=False,
         ),
     ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the models' tokenizer files, for kind vllm: prompts are then rendered"
-            " here and sent as token ids.",
-            show_default=False,
-        ),
-    ] = None,
+    tokenizer: Tokenizer = None,
     data: options.Data = None,
     database_url: options.DatabaseUrl = None,
 ) -> None:
-    """Offer models that live on another server, from the next start of `serve` on.
+    """Offer models that live on another server; a running `serve` sees it within seconds.
 
     The server is asked for its models, so it has to answer. Its key is not kept, only where to
     find it.
     """
+    from cierzo.ids import now_ms
+    from cierzo.store import upstreams
+    from cierzo.store.upstreams import Upstream
+
+    where = None if tokenizer is None else str(tokenizer)
+    wanted = Upstream(name, kind.value if kind else "", url, key_env, where, (), now_ms())
+    asked = _asked(wanted, model)
+    with open_store(data=data, database_url=database_url) as database:
+        upstreams.add(
+            database,
+            name,
+            asked.kind,
+            asked.url,
+            asked.models,
+            key_env=asked.key_env,
+            tokenizer=asked.tokenizer,
+        )
+    _say(asked)
+
+
+def set_(
+    name: Name,
+    url: Annotated[str | None, typer.Option(help="Its new address.", show_default=False)] = None,
+    key_env: KeyEnv = None,
+    kind: AKind = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model to offer from now on, as THEIRS or OURS=THEIRS; may be repeated. If not"
+            " given, those offered so far.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Tokenizer = None,
+    data: options.Data = None,
+    database_url: options.DatabaseUrl = None,
+) -> None:
+    """Change an upstream; what is not given stays. A running `serve` sees it within seconds.
+
+    The server is asked for its models, and what it says of their lengths and abilities is taken
+    over. Requests that are being answered end as they began.
+    """
     from cierzo.store import upstreams
 
-    url = upstreams.checked_url(url)
-    key = None if key_env is None else _key(name, upstreams.checked_variable(key_env))
+    with open_store(data=data, database_url=database_url) as database:
+        old = upstreams.find(database, name)
+        asked = _asked(
+            replace(
+                old,
+                url=url or old.url,
+                kind=kind.value if kind else "" if url else old.kind,
+                key_env=key_env or old.key_env,
+                tokenizer=str(tokenizer) if tokenizer else old.tokenizer,
+            ),
+            model or [f"{offered.name}={offered.there}" for offered in old.models],
+        )
+        upstreams.change(database, asked)
+    _say(asked)
+
+
+def _asked(wanted: Upstream, models: Sequence[str] | None) -> Upstream:
+    """`wanted` with what its server says: its models, and its kind where that is "".
+
+    Raises SettingError, StoreError, EngineError, ModelError.
+    """
+    from cierzo.store import upstreams
+
+    name, url = wanted.name, upstreams.checked_url(wanted.url)
+    if wanted.key_env is not None:
+        upstreams.checked_variable(wanted.key_env)
+    key = key_of(wanted)
     if key is not None and url.startswith("http://"):
         err.print(f"note: the key goes to {url} unencrypted")
     listed = _ask(name, url, key)
-    chosen_kind = listed.kind if kind is None else kind.value
+    kind, tokenizer = wanted.kind or listed.kind, wanted.tokenizer
     if tokenizer is not None:
-        if chosen_kind != "vllm":
+        if kind != "vllm":
             raise typer.BadParameter(
-                f"--tokenizer is for servers that take token ids, kind vllm; this is {chosen_kind}"
+                f"--tokenizer is for servers that take token ids, kind vllm; this is {kind}"
             )
         from cierzo.tokenizer.loading import load_tokenizer
 
-        tokenizer = tokenizer.expanduser().resolve()
-        load_tokenizer(tokenizer)
-    offered = _chosen(name, listed, model)
+        folder = Path(tokenizer).expanduser().resolve()
+        load_tokenizer(folder)
+        tokenizer = str(folder)
+    offered = _chosen(name, listed, models)
     if tokenizer is not None and any(offer.max_context_length is None for offer in offered):
         raise SettingError(
             f"the upstream {name} does not say how many tokens fit its models' context, so"
             " prompts cannot be made here; leave --tokenizer out"
         )
-    with open_store(data=data, database_url=database_url) as database:
-        added = upstreams.add(
-            database,
-            name,
-            chosen_kind,
-            url,
-            offered,
-            key_env=key_env,
-            tokenizer=None if tokenizer is None else str(tokenizer),
+    return replace(wanted, url=url, kind=kind, tokenizer=tokenizer, models=tuple(offered))
+
+
+def _say(upstream: Upstream) -> None:
+    models = ", ".join(_shown(offer) for offer in upstream.models)
+    out.print(f"{upstream.name} ({upstream.kind}) answers; offered from now on: {models}")
+    if upstream.key_env is not None:
+        out.print(
+            f"a server that runs already needs {upstream.key_env} in its own environment; start it"
+            " again if that is new there or has changed"
         )
-    models = ", ".join(_shown(offer) for offer in added.models)
-    out.print(f"{name} ({added.kind}) answers; offered from the next start on: {models}")
 
 
 def list_(data: options.Data = None, database_url: options.DatabaseUrl = None) -> None:
@@ -159,7 +230,10 @@ def check(
 
 
 def remove(name: Name, data: options.Data = None, database_url: options.DatabaseUrl = None) -> None:
-    """Offer an upstream's models no longer, from the next start of `serve` on."""
+    """Offer an upstream's models no longer; a running `serve` sees it within seconds.
+
+    Requests that are being answered end as they began.
+    """
     from cierzo.store import upstreams
 
     with open_store(data=data, database_url=database_url) as database:
@@ -169,6 +243,7 @@ def remove(name: Name, data: options.Data = None, database_url: options.Database
 
 UPSTREAM: dict[str, Callable[..., None]] = {
     "add": add,
+    "set": set_,
     "list": list_,
     "check": check,
     "remove": remove,

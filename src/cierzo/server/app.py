@@ -109,7 +109,7 @@ def build_app(
         for model in models
         if isinstance(model, TokenModel) and model.upstream is None
     }
-    app.state.metrics = Metrics(engines)
+    app.state.metrics = Metrics(engines, served.upstream_statistics)
     app.state.database = database
     app.state.files = file_store
     app.state.auth = Authenticator(database)
@@ -139,8 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if task is not None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    for model in app.state.models:
-        await model.close()
+    await app.state.models.close()
     await app.state.metering.close()
 
 

@@ -89,13 +89,13 @@ class Verdicts:
 class ServedClassifiers:
     """The classifiers of one server: those that all may use, and each workspace's own.
 
-    Scorers are made once per question and model.
+    Scorers are made once per question and model; another model of that name gets its own.
     """
 
     def __init__(self, models: ServedModels, folder: ClassifierFolder | None) -> None:
         self._models = models
         self._folder = folder
-        self._scorers: dict[tuple[str, Question, int], Scorer] = {}
+        self._scorers: dict[str, tuple[TokenModel, dict[tuple[Question, int], Scorer]]] = {}
 
     def cards(self, workspace_id: str) -> Iterator[ModelCard]:
         """What `/v1/models` says of each name that the workspace's requests may use here."""
@@ -176,8 +176,12 @@ class ServedClassifiers:
         return self._folder.find(name, workspace_id) if self._folder is not None else None
 
     def _scorer(self, model: TokenModel, question: Question, head: Head | None = None) -> Scorer:
-        key = (model.id, question, id(head))
-        scorer = self._scorers.get(key)
+        owner, scorers = self._scorers.get(model.id, (None, {}))
+        if owner is not model:
+            scorers = {}
+            self._scorers[model.id] = model, scorers
+        key = (question, id(head))
+        scorer = scorers.get(key)
         if scorer is None:
             if head is not None and head.weights.shape[1] != model.embedding_dim:
                 raise RequestError(
@@ -186,7 +190,7 @@ class ServedClassifiers:
                     param="model",
                 )
             render = _render(model)
-            scorer = self._scorers[key] = Scorer(question, model.text.tokenizer, render, head)
+            scorer = scorers[key] = Scorer(question, model.text.tokenizer, render, head)
         return scorer
 
 

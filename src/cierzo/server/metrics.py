@@ -6,7 +6,7 @@ One registry per app, no globals. The engines' own numbers are read when scraped
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from cierzo.server.completion import Usage
 from cierzo.server.text_model import Engine
+from cierzo.server.upstream.statistics import UpstreamMetrics, UpstreamStatistics
 
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -46,11 +47,17 @@ ENGINE_METRICS: tuple[
 
 
 class Metrics:
-    """All of one server's metrics; its engines by their models' ids."""
+    """All of one server's metrics; its engines by their models' ids, what is known of upstreams
+    now by their names."""
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        upstreams: Callable[[], Mapping[str, UpstreamStatistics]],
+    ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineMetrics(engines))
+        self.registry.register(UpstreamMetrics(upstreams))
         self.http_requests = Counter(
             "cierzo_http_requests",
             "HTTP requests answered",

@@ -113,5 +113,4 @@ class Server(uvicorn.Server):
 
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._drain_s)
-        for model in self._app.state.models:
-            await model.stop()
+        await self._app.state.models.stop()

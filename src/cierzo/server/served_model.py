@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cierzo.server.judges import Judge
     from cierzo.server.metering import Metered
     from cierzo.server.metrics import Metrics
+    from cierzo.server.upstream.statistics import UpstreamStatistics
 
 MAX_SHOWN_CHARS = 100
 """Of a name that is none of ours."""
@@ -75,6 +76,14 @@ class ServedModel(ABC):
         """What moderates and classifies under that name, where the model does so by itself."""
         return None
 
+    def upstream_statistics(self) -> UpstreamStatistics | None:
+        """Of its upstream, which it may share with other models."""
+        return None
+
+    def is_idle(self) -> bool:
+        """True while an upstream computes nothing for it."""
+        return True
+
     @abstractmethod
     def is_running(self) -> bool:
         """False once it was stopped, or where what computes it has died."""
@@ -93,16 +102,38 @@ class ServedModels:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = tuple(models)
-        self._by_name: dict[str, ServedModel] = {}
-        for model in models:
-            for name in (model.id, *model.aliases):
-                if self._by_name.setdefault(name, model) is not model:
-                    raise SettingError(
-                        f"two models are called {name!r}; give each its own id and aliases"
-                    )
+        self._by_name = _by_name(models)
+        self._retired: list[ServedModel] = []
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
+
+    def replace(self, old: Collection[ServedModel], new: Sequence[ServedModel]) -> None:
+        """Offer `new` in place of `old`, which requests that have chosen one may go on with.
+        Raises SettingError, and then nothing has changed."""
+        stay = [model for model in self._models if all(model is not other for other in old)]
+        self._by_name = _by_name([*stay, *new])
+        self._models = (*stay, *new)
+        self._retired += old
+
+    async def close_retired(self, model: ServedModel) -> None:
+        """Let go of one that `replace` took away."""
+        self._retired = [other for other in self._retired if other is not model]
+        await model.close()
+
+    async def stop(self) -> None:
+        """Cut off what still runs. Idempotent."""
+        for model in (*self._models, *self._retired):
+            await model.stop()
+
+    async def close(self) -> None:
+        for model in (*self._models, *self._retired):
+            await model.close()
+
+    def upstream_statistics(self) -> dict[str, UpstreamStatistics]:
+        """By the upstreams' names."""
+        found = ((model.upstream, model.upstream_statistics()) for model in self._models)
+        return {name: told for name, told in found if name is not None and told is not None}
 
     def find(self, name: str) -> ServedModel | None:
         return self._by_name.get(name)
@@ -121,3 +152,14 @@ class ServedModels:
         near = get_close_matches(name, self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "GET /v1/models lists those served here"
         return f"Invalid model: {name}; {hint}"
+
+
+def _by_name(models: Sequence[ServedModel]) -> dict[str, ServedModel]:
+    found: dict[str, ServedModel] = {}
+    for model in models:
+        for name in (model.id, *model.aliases):
+            if found.setdefault(name, model) is not model:
+                raise SettingError(
+                    f"two models are called {name!r}; give each its own id and aliases"
+                )
+    return found

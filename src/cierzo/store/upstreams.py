@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, Row, delete, select, update
 
 from cierzo.errors import StoreError, StoreNotFoundError
 from cierzo.ids import now_ms
@@ -58,28 +58,33 @@ def add(
 ) -> Upstream:
     """A new upstream. Raises StoreError for one of that name, a model's name that another has,
     and what cannot be kept."""
-    if not models:
-        raise StoreError(f"the upstream {name} offers no models; name some with --model")
-    added = Upstream(
-        name=checked_name(name),
-        kind=kind,
-        url=checked_url(url),
-        key_env=None if key_env is None else checked_variable(key_env),
-        tokenizer=tokenizer,
-        models=tuple(models),
-        created_at_ms=now_ms(),
-    )
-    row = asdict(added) | {"models": [asdict(model) for model in models]}
+    added = _checked(Upstream(name, kind, url, key_env, tokenizer, tuple(models), now_ms()))
 
     def insert(connection: Connection) -> None:
         others = [found for found in _all(connection) if found != added]
         if any(found.name == name for found in others):
-            raise StoreError(f"there is an upstream {name!r} already; remove it first")
+            raise StoreError(
+                f"there is an upstream {name!r} already; change it with `cierzo upstream set`"
+            )
         _check_names(added, others)
-        insert_new(connection, upstreams, [row])
+        insert_new(connection, upstreams, [_row(added)])
 
     database.write(insert)
     return added
+
+
+def change(database: Database, changed: Upstream) -> Upstream:
+    """What the upstream of that name is from now on. Raises StoreNotFoundError, StoreError."""
+    changed = _checked(changed)
+    find(database, changed.name)
+
+    def work(connection: Connection) -> None:
+        _check_names(changed, [found for found in _all(connection) if found.name != changed.name])
+        where = upstreams.c.name == changed.name
+        connection.execute(update(upstreams).where(where).values(_row(changed)))
+
+    database.write(work)
+    return changed
 
 
 def list_all(database: Database) -> list[Upstream]:
@@ -135,6 +140,22 @@ def checked_variable(name: str) -> str:
             f"{name}: variables that begin with {OWN_PREFIX} are Cierzo's settings; choose another"
         )
     return name
+
+
+def _checked(upstream: Upstream) -> Upstream:
+    """As it can be kept. Raises StoreError."""
+    if not upstream.models:
+        raise StoreError(f"the upstream {upstream.name} offers no models; name some with --model")
+    return replace(
+        upstream,
+        name=checked_name(upstream.name),
+        url=checked_url(upstream.url),
+        key_env=None if upstream.key_env is None else checked_variable(upstream.key_env),
+    )
+
+
+def _row(upstream: Upstream) -> dict[str, Any]:
+    return asdict(upstream) | {"models": [asdict(model) for model in upstream.models]}
 
 
 def _check_names(added: Upstream, others: Sequence[Upstream]) -> None:

@@ -164,8 +164,41 @@ def test_an_upstream_that_keeps_failing_is_given_a_rest(database: Database) -> N
             check(answer, 503, "service_unavailable", "given a rest")
             assert 1 <= int(answer.headers["retry-after"]) <= 10
         assert len(host.requests) == 15, "what rests is not asked"
+        told = client.get("/metrics").text
+        assert 'cierzo_upstream_circuit_open{upstream="there"} 1.0' in told
+        for outcome, count in (("failed", 15), ("at_rest", 2)):
+            line = f'cierzo_upstream_requests_total{{outcome="{outcome}",upstream="there"}}'
+            assert f"{line} {count}.0" in told
         own = client.post(CHAT, json=body(model="own"))
         assert own.status_code == 200, "the others go on"
+
+
+def test_what_metrics_say_of_an_upstream(database: Database) -> None:
+    answers: list[Sequence[Step]] = [
+        GOOD,
+        refusal(400),
+        refusal(429, retry_after="60"),
+        [head(), chunk("Hel"), 30.0],
+    ]
+    with gateway(database, *answers) as (client, _):
+
+        def told(line: str) -> bool:
+            return line in client.get("/metrics").text
+
+        for _ in range(3):
+            client.post(CHAT, json=body())
+        with client.stream("POST", CHAT, json=body(stream=True)) as answer:
+            pieces = answer.iter_text()  # who drops it leaves
+            next(pieces)
+            assert told('cierzo_upstream_requests_running{upstream="there"} 1.0')
+        assert eventually(lambda: told('cierzo_upstream_requests_running{upstream="there"} 0.0'))
+        for outcome in ("ok", "refused", "busy", "left"):
+            labels = f'{{outcome="{outcome}",upstream="there"}}'
+            assert told(f"cierzo_upstream_requests_total{labels} 1.0")
+        assert told('cierzo_upstream_circuit_open{upstream="there"} 0.0')
+        histogram = "cierzo_upstream_request_duration_seconds"
+        assert told(f'{histogram}_bucket{{le="300",upstream="there"}} 1.0')
+        assert told(f'{histogram}_count{{upstream="there"}} 1.0')
 
 
 def test_silence_ends(database: Database) -> None:

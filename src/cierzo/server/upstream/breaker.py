@@ -33,6 +33,11 @@ class CircuitBreaker:
         self._rests_until_s = now_s + REST_S
         return 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """While it rests, and until it has done well again."""
+        return self._num_failures >= MAX_FAILURES
+
     def note_success(self) -> None:
         self._num_failures = 0
 

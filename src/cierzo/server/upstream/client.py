@@ -22,6 +22,7 @@ from cierzo.errors import CierzoError, EngineError, EngineStoppedError
 from cierzo.server.upstream import failures
 from cierzo.server.upstream.breaker import CircuitBreaker
 from cierzo.server.upstream.failures import Failure
+from cierzo.server.upstream.statistics import UpstreamStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class UpstreamClient:
         self._key = key
         self._patience = patience or Patience()
         self._breaker = CircuitBreaker()
+        self.statistics = UpstreamStatistics(self._breaker)
         self._running: set[Exchange] = set()
         self._is_stopped = False
         connect_s = self._patience.connect_s
@@ -103,6 +105,11 @@ class UpstreamClient:
     @property
     def is_running(self) -> bool:
         return not self._is_stopped
+
+    @property
+    def is_idle(self) -> bool:
+        """True while nothing is being asked."""
+        return not self._running
 
     async def stop(self) -> None:
         """Cut off what runs, and start nothing more. Idempotent."""
@@ -149,9 +156,11 @@ class UpstreamClient:
         for number in range(self._patience.max_attempts):
             rest_s = self._breaker.wait_s()
             if rest_s:
+                self.statistics.outcomes["at_rest"] += 1
                 raise failures.away(self.name, "failed several times and is given a rest", rest_s)
             try:
-                await attempt(put_on)
+                with self.statistics.measured():
+                    await attempt(put_on)
                 self._breaker.note_success()
                 return
             except asyncio.CancelledError:

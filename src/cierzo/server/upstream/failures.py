@@ -47,6 +47,15 @@ class Failure(Exception):
     is_down: bool = False
     wait_s: float | None = None
 
+    @property
+    def outcome(self) -> str:
+        """Its kind, in a word."""
+        if isinstance(self.error, UpstreamBusyError):
+            return "busy"
+        if isinstance(self.error, UpstreamAwayError):
+            return "away"
+        return "failed" if isinstance(self.error, UpstreamError) else "refused"
+
 
 def away(name: str, why: str, retry_after_s: float = RETRY_AFTER_S) -> UpstreamAwayError:
     wait_s = max(1, math.ceil(retry_after_s))

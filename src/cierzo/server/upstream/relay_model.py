@@ -27,6 +27,7 @@ from cierzo.server.served_model import ServedModel
 from cierzo.server.upstream.chunks import ChunkReader, UpstreamUsage
 from cierzo.server.upstream.client import UpstreamClient
 from cierzo.server.upstream.fields import Kind, chat_fields, fim_fields
+from cierzo.server.upstream.statistics import UpstreamStatistics
 
 CHAT_PATH, FIM_PATH, EMBEDDINGS_PATH = (
     "/v1/chat/completions",
@@ -141,6 +142,12 @@ class RelayModel(ServedModel):
 
     def is_running(self) -> bool:
         return self.client.is_running
+
+    def is_idle(self) -> bool:
+        return self.client.is_idle
+
+    def upstream_statistics(self) -> UpstreamStatistics:
+        return self.client.statistics
 
     async def stop(self) -> None:
         await self.client.stop()

@@ -11,6 +11,7 @@ from cierzo.server.metrics import Metrics
 from cierzo.server.schemas.embeddings import EmbeddingRequest
 from cierzo.server.token_model import TokenModel
 from cierzo.server.upstream.relay_model import RelayModel
+from cierzo.server.upstream.statistics import UpstreamStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,12 @@ class TokensElsewhere(TokenModel):
         self, body: EmbeddingRequest, metered: Metered, metrics: Metrics
     ) -> tuple[list[Any], Usage]:
         return await self.relay.embed(body, metered, metrics)
+
+    def is_idle(self) -> bool:
+        return self.relay.is_idle()
+
+    def upstream_statistics(self) -> UpstreamStatistics:
+        return self.relay.upstream_statistics()
 
     async def stop(self) -> None:
         await self.relay.stop()

@@ -1,0 +1,96 @@
+"""The store's upstreams as served models, also while the server runs: a change on the command line
+is a change here a moment later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from cierzo.errors import CierzoError, SettingError, StoreUnavailableError
+from cierzo.server.served_model import ServedModel, ServedModels
+from cierzo.server.upstream.offer import served_models
+from cierzo.store import Database, upstreams
+from cierzo.store.upstreams import Upstream
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""How late a change may be seen."""
+
+RETIREMENT_S = 600.0
+"""How long the models of an upstream that is gone or changed are kept: a request that has chosen
+one may still wait for its guardrails."""
+
+
+class FollowedUpstreams:
+    """`key_of` gives an upstream's key; `own` are the names that models of this machine have."""
+
+    def __init__(
+        self,
+        database: Database,
+        key_of: Callable[[Upstream], str | None],
+        own: Collection[str] = (),
+    ) -> None:
+        self._database = database
+        self._key_of = key_of
+        self._own = frozenset(own)
+        self._seen: dict[str, Upstream] = {}
+        self._models: dict[str, list[ServedModel]] = {}
+        self._retired: list[tuple[float, ServedModel]] = []
+
+    def load(self) -> list[ServedModel]:
+        """All models of all upstreams. Raises CierzoError for the first that cannot be offered."""
+        for upstream in upstreams.list_all(self._database):
+            self._seen[upstream.name] = upstream
+            self._models[upstream.name] = self._made(upstream)
+        return [model for models in self._models.values() for model in models]
+
+    async def follow(self, served: ServedModels) -> None:
+        """Keep `served` so, until cancelled. An upstream that cannot be offered as it is now stays
+        as it was, and the log says why."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self._look(served)
+            except StoreUnavailableError:
+                continue  # whoever needs the database says so
+            except Exception:
+                logger.exception("following the upstreams failed; it is tried again")
+
+    async def _look(self, served: ServedModels) -> None:
+        rows = await self._database.in_thread(upstreams.list_all, self._database)
+        now = {upstream.name: upstream for upstream in rows}
+        changed = {name for name, upstream in now.items() if self._seen.get(name) != upstream}
+        gone = self._seen.keys() - now.keys()
+        made: dict[str, list[ServedModel]] = {name: [] for name in gone}
+        for name in changed:
+            try:
+                made[name] = await asyncio.to_thread(self._made, now[name])
+            except CierzoError as error:
+                logger.error("the upstream %s is not offered as it is now: %s", name, error)
+        old = [model for name in made for model in self._models.pop(name, ())]
+        served.replace(old, [model for models in made.values() for model in models])
+        self._models |= made
+        self._seen = now
+        await self._retire(served, old)
+
+    async def _retire(self, served: ServedModels, models: Collection[ServedModel]) -> None:
+        now_s = time.monotonic()
+        self._retired += [(now_s + RETIREMENT_S, model) for model in models]
+        over = [(end_s, model) for end_s, model in self._retired if end_s <= now_s]
+        for entry in over:
+            if entry[1].is_idle():
+                self._retired.remove(entry)
+                await served.close_retired(entry[1])
+
+    def _made(self, upstream: Upstream) -> list[ServedModel]:
+        for model in upstream.models:
+            if model.name in self._own:
+                raise SettingError(
+                    f"a model here and one of the upstream {upstream.name} are both called"
+                    f" {model.name!r}; give the upstream's another name: `cierzo upstream set"
+                    f" {upstream.name} --model OTHER={model.there}`"
+                )
+        return list(served_models(upstream, self._key_of(upstream)))
