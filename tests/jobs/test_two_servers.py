@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -70,33 +70,46 @@ class Running:
 Pair = tuple[Running, Running, Database]
 
 
+@dataclass
+class Servers:
+    """`start` begins one more."""
+
+    running: list[Running]
+    start: Callable[[], Running]
+    database: Database
+
+
 @pytest.fixture(scope="module")
-def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Both servers; the last test kills one of them."""
+def servers(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(b"CREATE DATABASE two_servers")
     url = make_url(postgres_url).set(database="two_servers").render_as_string(False)
     data = tmp_path_factory.mktemp("data")
     with ExitStack() as stack:
-        command = [sys.executable, "-c", PROGRAM, str(data), url]
-        processes = [
-            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            for _ in range(2)
-        ]
-        for process in processes:
-            stack.callback(process.kill)
         database = open_database(data, url)
         stack.callback(database.close)
         _, spelling = api_keys.create(database, "admin", DEFAULT_ID, is_admin=True)
-        servers = []
-        for process in processes:
+
+        def start() -> Running:
+            command = [sys.executable, "-c", PROGRAM, str(data), url]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
             assert process.stdout is not None
             base = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-            client = stack.enter_context(
-                httpx.Client(base_url=base, headers=bearer(spelling), timeout=20)
-            )
-            servers.append(Running(process, client))
-        yield servers[0], servers[1], database
+            client = httpx.Client(base_url=base, headers=bearer(spelling), timeout=20)
+            return Running(process, stack.enter_context(client))
+
+        yield Servers([], start, database)
+
+
+@pytest.fixture
+def pair(servers: Servers) -> Pair:
+    """Both servers, whatever other tests killed."""
+    alive = [server for server in servers.running if server.process.poll() is None]
+    servers.running = [*alive, *(servers.start() for _ in range(2 - len(alive)))]
+    return servers.running[0], servers.running[1], servers.database
 
 
 def test_what_limits_hold_over_both(pair: Pair) -> None:
@@ -131,6 +144,7 @@ def test_a_job_is_one_servers_until_that_is_killed(pair: Pair) -> None:
     worker, idle = (one, other) if is_ones else (other, one)
     assert idle.num_answered() == before[is_ones], "nothing is done twice"
     worker.process.kill()
+    worker.process.wait()
     over = ended(idle.client, job_id)
     assert idle.num_answered() > before[is_ones]
     assert (over["status"], over["succeeded_requests"]) == ("SUCCESS", NUM_LINES)
