@@ -16,7 +16,7 @@ INSTALL := $(PIP) install --no-build-isolation --editable
 # Once the developer's environment is there, it serves the user's verbs too.
 READY = $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.run)
 
-.PHONY: help demo serve test check fix bench soak sdk contract crash oracle fuzz vllm clean
+.PHONY: help demo serve test check fix bench soak sdk contract crash oracle fuzz llama vllm clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -78,6 +78,9 @@ fuzz: $(VENV)/.dev  ## loaders and native entry points under sanitizers and rand
 soak: SECONDS = 1800
 soak: $(VENV)/.dev  ## a server under all kinds of clients at once, for half an hour
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(MODEL),--model $(MODEL))
+
+llama: $(VENV)/.dev  ## a real llama.cpp server as upstream (LLAMA_SERVER=path/to/llama-server)
+	@LLAMA_SERVER=$(LLAMA_SERVER) $(BIN)/python -m tests.llama_cpp
 
 vllm: $(VENV)/.dev .venv-vllm/.gguf  ## a real vLLM server as upstream, beside the same model here
 	@$(BIN)/python -m tests.vllm

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from cierzo.cli.store import open_store
 from cierzo.cli.upstream import key_of
 from cierzo.errors import SettingError, StoreError
 from cierzo.server.upstream.following import FollowedUpstreams
@@ -93,6 +94,10 @@ def test_what_cannot_be_an_upstream(cli: Cli, tmp_path: Path) -> None:
         assert "kind vllm; this is openai" in cli(added.replace("\n", ""))
         assert "No tokenizer in" in cli(f"upstream add x --url {host.url} --tokenizer {tmp_path}")
         assert "x (vllm) answers" in cli(f"upstream add x --url {host.url}")
+        host.answers = [refusal(200, {"data": [{"id": "c", "meta": {"n_ctx": 1024}}]})]
+        cli(f"upstream add y --url {host.url}")
+        with open_store(data=tmp_path) as database:
+            assert upstreams.find(database, "y").models[0].max_context_length == 1024
         host.answers = [refusal(200, {"data": [{"id": "b"}]})]
         assert "x no longer has a" in cli("upstream check")
 

@@ -81,8 +81,7 @@ def running(command: Sequence[object], **variables: str) -> Iterator[subprocess.
 
 @contextmanager
 def vllm_server(folder: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     flags = {"model": folder, "served-model-name": "smol", "host": "127.0.0.1", "port": port}
     flags |= {"max-model-len": 2048, "max-num-seqs": 4, "dtype": "bfloat16"}
     command = [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
@@ -90,18 +89,26 @@ def vllm_server(folder: Path) -> Iterator[str]:
     command += [part for name, value in flags.items() for part in (f"--{name}", value)]
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     with running(command, VLLM_CPU_KVCACHE_SPACE="1", **quiet) as process:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                httpx.get(url + "/v1/models").raise_for_status()
-            except httpx.HTTPError:
-                assert process.poll() is None, "vLLM ended before it served"
-                assert time.monotonic() < deadline, f"vLLM did not serve within {START_S:g} s"
-                time.sleep(1)
-                continue
-            yield url
-            return
+        yield url_when_it_answers(process, port)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def url_when_it_answers(process: subprocess.Popen[str], port: int) -> str:
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            httpx.get(url + "/v1/models").raise_for_status()
+            return url
+        except httpx.HTTPError:
+            assert process.poll() is None, "the upstream ended before it served"
+            assert time.monotonic() < deadline, f"it did not serve within {START_S:g} s"
+            time.sleep(0.5)
 
 
 def url_printed_by(server: subprocess.Popen[str]) -> str:

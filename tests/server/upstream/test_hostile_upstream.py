@@ -73,6 +73,12 @@ FAILURES: dict[str, tuple[Sequence[Step], int, str, str]] = {
         "invalid_request_error",
         "refused the request: bad [key]",
     ),
+    "too long": (
+        refusal(400, {"error": {"type": "exceed_context_size_error", "message": "1 over 0"}}),
+        400,
+        "invalid_request_prompt",
+        "1 over 0",
+    ),
     "422": (refusal(422, {"detail": [{"loc": ["n"]}]}), 400, "invalid_request_error", "loc"),
     "redirect": (refusal(307, location="http://127.0.0.1:1/"), 502, "upstream_failed", "307"),
     "no http": ([b"hello"], 502, "upstream_failed", "broke off"),
@@ -228,6 +234,21 @@ def test_counts_that_nobody_said(database: Database) -> None:
         assert content_of(answer) == "Hello" and answer.json()["usage"]["total_tokens"] == 0
     row = ledger.find(database, answer.headers["x-request-id"])
     assert row is not None and (row.status, row.usage_known) == ("ok", False)
+
+
+def test_counts_of_each_choice_are_added_up(database: Database) -> None:
+    """As llama.cpp's server tells them; what stands beside choices is a sum so far."""
+
+    def of(index: int, **more: Any) -> bytes:
+        choice = {"index": index, "delta": {"content": "a"}, "finish_reason": "length"}
+        return event({"choices": [choice], **more})
+
+    count = event({"choices": [], "usage": USAGE})
+    beside = of(1, usage={"prompt_tokens": 5, "completion_tokens": 1})
+    for steps, expected in (([of(0), count, of(1), count], 4), ([of(0), beside, count], 2)):
+        with gateway(database, [head(), *steps, DONE], kind="openai") as (client, _):
+            usage = client.post(CHAT, json=body(n=2)).json()["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, expected)
 
 
 def test_an_openai_kind_server(database: Database) -> None:

@@ -35,10 +35,11 @@ class UpstreamUsage(BaseModel):
     completion_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
 
-    def write_to(self, usage: Usage) -> None:
+    def write_to(self, usage: Usage, *, before: int = 0) -> None:
+        """Set `usage`; `before` are completion tokens that are not counted in this."""
         details = self.prompt_tokens_details
         usage.num_prompt_tokens = self.prompt_tokens
-        usage.num_completion_tokens = self.completion_tokens or 0
+        usage.num_completion_tokens = before + (self.completion_tokens or 0)
         usage.num_cached_tokens = min(self.prompt_tokens, (details and details.cached_tokens) or 0)
         usage.is_known = True
 
@@ -105,6 +106,7 @@ class ChunkReader:
         self._name = name
         self._usage = usage
         self._choices = [_ChoiceReader(index, prefix) for index in range(n)]
+        self._num_told = 0  # completion tokens that counts of their own have told
 
     def read(self, value: dict[str, Any]) -> Iterator[ChoiceDelta]:
         """What a chunk adds; no ends."""
@@ -116,7 +118,7 @@ class ChunkReader:
             place = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
             raise self._nonsense(f"a chunk that is none (at {place})") from None
         if chunk.usage is not None:
-            chunk.usage.write_to(self._usage)
+            self._count(chunk.usage, is_alone=not chunk.choices)
         for choice in chunk.choices:
             if not 0 <= choice.index < len(self._choices):
                 raise self._nonsense(f"a choice {choice.index} that was not asked for")
@@ -127,6 +129,13 @@ class ChunkReader:
             if not delta.is_empty:
                 self._usage.note_time()
                 yield delta
+
+    def _count(self, told: UpstreamUsage, is_alone: bool) -> None:
+        """Counts beside choices are sums so far. Of several that stand alone each is of one choice:
+        so llama.cpp's server tells them."""
+        told.write_to(self._usage, before=self._num_told if is_alone else 0)
+        if is_alone and len(self._choices) > 1:
+            self._num_told += told.completion_tokens or 0
 
     def finish(self) -> Iterator[ChoiceDelta]:
         """The ends of all choices. Raises UpstreamError where one has not ended."""

@@ -34,7 +34,8 @@ RETRY_AFTER_S = 5
 
 MAX_RETRY_AFTER_S = 3600.0
 
-OVERFLOW_CODES = ("3051", "context_length_exceeded")
+OVERFLOWS = ("3051", "context_length_exceeded", "exceed_context_size_error")
+"""How Mistral's API, OpenAI's and llama.cpp's server (in `type`) call what is too long."""
 
 
 @dataclass(eq=False)
@@ -137,7 +138,8 @@ def _refusal(name: str, body: bytes, key: str | None) -> RequestError:
         message = message.replace(key, "[key]")
     text = f"the upstream {name} refused the request: {message[:MAX_SHOWN_CHARS]}"
     param = fields.get("param") if isinstance(fields.get("param"), str) else None
-    kind = ContextOverflowError if fields.get("code") in OVERFLOW_CODES else RequestError
+    is_overflow = any(fields.get(name) in OVERFLOWS for name in ("code", "type"))
+    kind = ContextOverflowError if is_overflow else RequestError
     return kind(text, param=param)
 
 

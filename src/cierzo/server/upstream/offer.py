@@ -29,6 +29,12 @@ UNTOLD = {"completion_chat": True, "function_calling": True}
 """What is supposed of a model whose server does not say what it can."""
 
 
+class ListedMeta(BaseModel):
+    """llama.cpp's place for the length."""
+
+    n_ctx: int | None = None
+
+
 class ListedModel(BaseModel):
     """A card of an upstream's `/v1/models`. `max_model_len` is vLLM's name for the length."""
 
@@ -36,11 +42,14 @@ class ListedModel(BaseModel):
     owned_by: str | None = None
     max_context_length: int | None = None
     max_model_len: int | None = None
+    meta: ListedMeta | None = None
     capabilities: Capabilities | None = None
 
     def as_offered(self, name: str) -> UpstreamModel:
         can = None if self.capabilities is None else self.capabilities.model_dump()
-        return UpstreamModel(name, self.id, self.max_context_length or self.max_model_len, can)
+        told = None if self.meta is None else self.meta.n_ctx
+        length = self.max_context_length or self.max_model_len or told
+        return UpstreamModel(name, self.id, length, can)
 
 
 class ListedModels(BaseModel):
