@@ -1,7 +1,7 @@
 """Identifiers that sort by time. Imports nothing of ours.
 
-The one thing here that changes is the last moment given out: that ids of one process ascend
-whatever the clock does is a fact about the process (record 0076).
+The one thing here that changes is the last moment given out: that ids ascend whatever the clock
+does is a fact about the process (record 0076).
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ class _Ticks:
             self._last = max(time.time_ns() * TICKS_PER_MS // 1_000_000, self._last + 1)
             return self._last
 
+    def skip_to(self, moment: int) -> None:
+        with self._lock:
+            self._last = max(self._last, moment)
+
 
 _ticks = _Ticks()
 
@@ -35,6 +39,12 @@ def new_id() -> str:
     ms, fraction = divmod(_ticks.next(), TICKS_PER_MS)
     value = ms << 80 | 7 << 76 | fraction << 64 | 2 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))
+
+
+def continue_after(given_id: str) -> None:
+    """From here on ids are greater than this one, which another process gave out."""
+    value = uuid.UUID(given_id).int
+    _ticks.skip_to((value >> 80) * TICKS_PER_MS + (value >> 64) % TICKS_PER_MS)
 
 
 def now_ms() -> int:

@@ -7,13 +7,18 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
+from cierzo import ids
 from cierzo.errors import StoreFullError, StoreNotFoundError, StoreUnavailableError
 from cierzo.ids import now_ms
+from cierzo.store import open_database
 from cierzo.store.db import Database
 from cierzo.store.files import INTERNAL, FileRecord, FileStore, Filter
 from cierzo.store.tables import DEFAULT_ID
@@ -206,3 +211,19 @@ def test_a_killed_process(tmp_path: Path, num_lines: int) -> None:
     assert total == len(list(store.folder.iterdir()))
     assert not list(store.transit.iterdir())
     database.close()
+
+
+def test_new_files_are_newest_after_a_restart_with_the_clock_set_back(
+    url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = url.render_as_string(hide_password=False)
+    made = []
+    for ahead_ns in (10**15, 0):
+        real_ns = time.time_ns
+        monkeypatch.setattr(ids, "_ticks", ids._Ticks())  # as in a new process
+        with monkeypatch.context() as patch, closing(open_database(tmp_path, where)) as database:
+            patch.setattr(time, "time_ns", lambda real_ns=real_ns, by=ahead_ns: real_ns() + by)
+            store = FileStore(database, tmp_path)
+            made.append(put(store).id)
+            listed, _ = store.list(DEFAULT_ID, ALL, 0, 10)
+            assert [file.id for file in listed] == made[::-1]
