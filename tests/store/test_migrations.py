@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL, insert, select, text
 
 from cierzo.errors import StoreError
+from cierzo.store import ledger
 from cierzo.store.db import Database
 from cierzo.store.migrations import current_revision, migrate, revisions
 from cierzo.store.tables import DEFAULT_ID, metadata, workspaces
@@ -26,16 +28,23 @@ def test_the_steps_end_at_the_tables(database: Database) -> None:
 @pytest.mark.parametrize("start", revisions())
 def test_what_an_older_schema_held_is_kept(empty_database: Database, start: str) -> None:
     migrate(empty_database, start)
-    statement = text(
+    statements = (
         "INSERT INTO workspaces (id, organisation_id, name, created_at_ms)"
-        " VALUES ('w', 'default', 'kept', 1)"
+        " VALUES ('w', 'default', 'kept', 1)",
+        "INSERT INTO usage_records (request_id, created_at_ms, workspace_id, model, endpoint,"
+        " status, is_batch, prompt_tokens, cached_tokens, completion_tokens, duration_ms,"
+        " price_micros) VALUES ('r', 1, 'w', 'm', '/e', 'ok', false, 5, 1, 2, 9, 7)",
     )
-    empty_database.write(lambda connection: connection.execute(statement))
+    for statement in map(text, statements):
+        empty_database.write(methodcaller("execute", statement))
     migrate(empty_database)
     names = empty_database.read(
         lambda connection: connection.scalars(select(workspaces.c.name)).all()
     )
     assert set(names) == {DEFAULT_ID, "kept"}
+    row = ledger.find(empty_database, "r")
+    assert row is not None and (row.workspace_id, row.price_micros) == ("w", 7)
+    assert (row.upstream, row.usage_known) == (None, True)
 
 
 def test_many_may_migrate_at_once(url: URL) -> None:
