@@ -112,7 +112,8 @@ def set_(
     """Change an upstream; what is not given stays. A running `serve` sees it within seconds.
 
     The server is asked for its models, and what it says of their lengths and abilities is taken
-    over. Requests that are being answered end as they began.
+    over. Requests that are being answered end as they began. To take away its key or tokenizer,
+    remove it and add it again.
     """
     from cierzo.store import upstreams
 

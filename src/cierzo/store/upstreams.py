@@ -76,14 +76,14 @@ def add(
 def change(database: Database, changed: Upstream) -> Upstream:
     """What the upstream of that name is from now on. Raises StoreNotFoundError, StoreError."""
     changed = _checked(changed)
-    find(database, changed.name)
+    statement = update(upstreams).where(upstreams.c.name == changed.name).values(_row(changed))
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> int:
         _check_names(changed, [found for found in _all(connection) if found.name != changed.name])
-        where = upstreams.c.name == changed.name
-        connection.execute(update(upstreams).where(where).values(_row(changed)))
+        return connection.execute(statement).rowcount
 
-    database.write(work)
+    if not database.write(work):
+        find(database, changed.name)  # which says that it is gone
     return changed
 
 
