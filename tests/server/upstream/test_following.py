@@ -120,6 +120,23 @@ def test_what_cannot_be_offered_changes_nothing(caplog: pytest.LogCaptureFixture
             assert caplog.text.count("FAR_KEY") == 1, "said once"
 
 
+def test_a_name_goes_on_where_its_old_owner_fails(caplog: pytest.LogCaptureFixture) -> None:
+    with temporary_database() as database, hostile_server(GOOD) as host:
+        first, second = add(database, host.url, "a", "x"), add(database, host.url, "b", "y")
+        without = replace(first, key_env="FAR_KEY", models=(UpstreamModel("z", "tiny"),))
+        with followed(database) as client, caplog.at_level(logging.ERROR):
+            upstreams.change(database, without)
+            assert eventually(lambda: "FAR_KEY" in caplog.text)
+            assert offered(client) == {"own", "x", "y"}
+            upstreams.change(database, replace(second, models=(UpstreamModel("x", "tiny"),)))
+
+            def is_there() -> bool:
+                card = client.get("/v1/models/x")
+                return card.is_success and card.json()["description"] == "tiny on the upstream b"
+
+            assert eventually(lambda: is_there() and offered(client) == {"own", "x"})
+
+
 def test_the_retired_are_let_go_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "RETIREMENT_S", 0.0)
     with temporary_database() as database, hostile_server(SLOW) as host:

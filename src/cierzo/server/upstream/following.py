@@ -49,7 +49,7 @@ class FollowedUpstreams:
 
     async def follow(self, served: ServedModels) -> None:
         """Keep `served` so, until cancelled. An upstream that cannot be offered as it is now stays
-        as it was, and the log says why."""
+        as it was, while nobody takes its names, and the log says why."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
@@ -70,7 +70,11 @@ class FollowedUpstreams:
                 made[name] = await asyncio.to_thread(self._made, now[name])
             except CierzoError as error:
                 logger.error("the upstream %s is not offered as it is now: %s", name, error)
-        old = [model for name in made for model in self._models.pop(name, ())]
+        taken = {model.id for models in made.values() for model in models}
+        for name in self._models.keys() - made.keys():
+            if any(model.id in taken for model in self._models[name]):  # of one that stayed
+                made[name] = []
+        old = [model for name in made for model in self._models.get(name, ())]
         served.replace(old, [model for models in made.values() for model in models])
         self._models |= made
         self._seen = now
