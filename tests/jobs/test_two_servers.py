@@ -72,10 +72,10 @@ Pair = tuple[Running, Running, Database]
 
 @dataclass
 class Servers:
-    """`start` begins one more."""
+    """`start` begins so many more, side by side."""
 
     running: list[Running]
-    start: Callable[[], Running]
+    start: Callable[[int], list[Running]]
     database: Database
 
 
@@ -90,16 +90,20 @@ def servers(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         stack.callback(database.close)
         _, spelling = api_keys.create(database, "admin", DEFAULT_ID, is_admin=True)
 
-        def start() -> Running:
+        def start(number: int) -> list[Running]:
             command = [sys.executable, "-c", PROGRAM, str(data), url]
-            process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            )
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            base = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-            client = httpx.Client(base_url=base, headers=bearer(spelling), timeout=20)
-            return Running(process, stack.enter_context(client))
+            processes = [
+                stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+                for _ in range(number)
+            ]
+            started = []
+            for process in processes:
+                stack.callback(process.kill)
+                assert process.stdout is not None
+                base = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+                client = httpx.Client(base_url=base, headers=bearer(spelling), timeout=20)
+                started.append(Running(process, stack.enter_context(client)))
+            return started
 
         yield Servers([], start, database)
 
@@ -108,7 +112,7 @@ def servers(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def pair(servers: Servers) -> Pair:
     """Both servers, whatever other tests killed."""
     alive = [server for server in servers.running if server.process.poll() is None]
-    servers.running = [*alive, *(servers.start() for _ in range(2 - len(alive)))]
+    servers.running = [*alive, *servers.start(2 - len(alive))]
     return servers.running[0], servers.running[1], servers.database
 
 
