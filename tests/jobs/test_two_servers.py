@@ -96,9 +96,10 @@ def servers(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
                 for _ in range(number)
             ]
-            started = []
             for process in processes:
                 stack.callback(process.kill)
+            started = []
+            for process in processes:
                 assert process.stdout is not None
                 base = f"http://127.0.0.1:{process.stdout.readline().strip()}"
                 client = httpx.Client(base_url=base, headers=bearer(spelling), timeout=20)
