@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from cierzo.config import BLOCK_SIZE
 from cierzo.engine.request import SamplingParams
 from tests.engine.fake_model import FakeModel, fake_config
 from tests.engine.helpers import (
@@ -132,3 +134,37 @@ def test_a_window_in_some_layers_only_frees_nothing() -> None:
     assert config.widest_window == 8
     assert replace(config, sliding_window=(8, None)).widest_window is None
     assert replace(config, sliding_window=(8, 32)).widest_window == 32
+
+
+class CopyingModel(FakeModel):
+    """Notes the blocks that were copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copied: list[tuple[int, int]] = []
+
+    def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None:
+        self.copied += copies
+        super().copy_blocks(kv_cache, copies)
+
+
+def test_blocks_are_made_ready_once_and_only_while_nobody_had_them() -> None:
+    model = CopyingModel()
+    core, request = make_core(model, num_blocks=16), make_request(prompt_of(40))
+    assert core.make_ready()
+    text = run_one(core, request).token_ids  # 60 tokens: blocks 0 to 3
+    while core.make_ready():
+        pass
+    assert [target for _, target in model.copied] == [0, *range(4, 16)]
+    assert not core.make_ready()
+    assert run_one(core, request).token_ids == text
+
+
+def test_no_more_is_made_ready_than_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CopyingModel()
+    block_nbytes = model.config.kv_bytes_per_token * BLOCK_SIZE
+    monkeypatch.setattr("cierzo.engine.core.READY_NBYTES", 3 * block_nbytes)
+    core = make_core(model, num_blocks=16)
+    while core.make_ready():
+        pass
+    assert [target for _, target in model.copied] == [0, 1, 2]

@@ -413,3 +413,24 @@ def test_many_threads_that_come_and_go_leave_nothing_behind() -> None:
         assert wrong == []
         assert engine.stats().num_free_blocks == 24
         assert engine.stats().num_waiting == engine.stats().num_running == 0
+
+
+class CountedModel(FakeModel):
+    """`is_ready` is set when the last block of 64 was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_ready = Event()
+
+    def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None:
+        super().copy_blocks(kv_cache, copies)
+        if (0, 63) in copies:
+            self.is_ready.set()
+
+
+def test_an_idle_engine_makes_memory_ready_and_then_answers_as_ever() -> None:
+    model = CountedModel()
+    with running(model) as engine:
+        assert model.is_ready.wait(60)
+        request = make_request(prompt_of(30))
+        assert tokens_of(list(engine.submit(request))) == alone(request)

@@ -31,6 +31,7 @@ class BlockPool:
         self._keys: list[tuple[Node, bytes] | None] = [None] * num_blocks
         self._latest: dict[Node, bytes] = {}  # parent → the contents published behind it last
         self._num_nodes = 0
+        self.num_ever_held = 0  # blocks from this one on were never written
 
     @property
     def num_free(self) -> int:
@@ -48,6 +49,7 @@ class BlockPool:
                 if self._latest.get(key[0]) == key[1]:
                     del self._latest[key[0]]
             self._num_holders[block] = 1
+            self.num_ever_held = max(self.num_ever_held, block + 1)
             blocks.append(block)
         return blocks
 

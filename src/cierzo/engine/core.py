@@ -23,6 +23,9 @@ from cierzo.errors import ContextOverflowError, RequestError, SettingError
 
 logger = logging.getLogger(__name__)
 
+READY_NBYTES = 2**31
+"""The most of the KV cache that `make_ready` takes before it is needed: a small model's whole."""
+
 Events = list[tuple[int, TokenEvent]]
 """(arrival of the request, event), in the order in which they happened."""
 
@@ -69,6 +72,9 @@ class EngineCore:
         self._sampler = Sampler()
         self._requests: dict[int, list[Sequence]] = {}
         self._stats = EngineStats()
+        block_nbytes = model.config.kv_bytes_per_token * BLOCK_SIZE
+        self._max_ready = min(config.num_blocks, READY_NBYTES // block_nbytes)
+        self._num_ready = 0
 
     @property
     def has_work(self) -> bool:
@@ -165,6 +171,19 @@ class EngineCore:
         events = self._number(self.scheduler.update(batch, samples))
         self._count(batch, perf_counter() - started)
         return events
+
+    def make_ready(self) -> bool:
+        """Write to one block that was never held. False when there is no more to do.
+
+        The system clears memory when it is first written, which may take longer than to compute
+        what goes there.
+        """
+        block = max(self._num_ready, self.scheduler.pool.num_ever_held)
+        if block >= self._max_ready:
+            return False
+        self.runner.copy_blocks([(0, block)])  # what stands there means nothing
+        self._num_ready = block + 1
+        return True
 
     def fail_all(self, message: str) -> Events:
         """End every request with an error event."""

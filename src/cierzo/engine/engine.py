@@ -36,6 +36,12 @@ FRAME_S = 1 / 60
 """Tokens of several steps within this time are handed over together: who reads them sees no
 difference, and to wake event loop, socket and client costs a small model a tenth of its step."""
 
+IDLE_S = 0.1
+"""Without work for so long, the engine makes memory ready for what will come."""
+
+PAUSE_S = 0.001
+"""Between two blocks of that, so that it takes the interpreter from nobody."""
+
 STOPPED = "the engine was stopped before this request finished; send it again to a running one"
 
 
@@ -123,15 +129,26 @@ class Engine:
 
     def _take_inbox(self) -> bool:
         """Wait until there is something to compute, and let in what was asked. False at the end."""
+        self._wait()
         with self._changed:
-            while not (self._inbox or self._core.has_work or self._is_stopping):
-                self._changed.wait()
             inbox, self._inbox = self._inbox, []
         for act in inbox:
             self._held += act()
         if inbox:  # a new prompt may make the next step a long one
             self._hand_over()
         return not self._is_stopping
+
+    def _wait(self) -> None:
+        """Return when there is something to do, and be prepared for it."""
+        pause_s: float | None = IDLE_S
+        while True:
+            with self._changed:
+                if self._changed.wait_for(self._is_wanted, pause_s):
+                    return
+            pause_s = PAUSE_S if self._core.make_ready() else None
+
+    def _is_wanted(self) -> bool:
+        return bool(self._inbox) or self._core.has_work or self._is_stopping
 
     def _add(self, arrival: int, request: GenerationRequest) -> Events:
         with self._changed:  # at no moment is a request counted neither here nor there
