@@ -44,8 +44,8 @@ def make_request(
 class Eager(Speculator):
     """Finds every row nearly free, so that all guesses are tried, on any machine."""
 
-    def observe(self, num_rows: int, num_guessed: int, step_s: float) -> None:
-        super().observe(num_rows, num_guessed, 1 + 1e-6 * num_rows)
+    def observe(self, num_rows: int, num_guessed: int, num_right: int, step_s: float) -> None:
+        super().observe(num_rows, num_guessed, num_right, 1 + 1e-6 * num_rows)
 
 
 def other(token_id: int) -> int:

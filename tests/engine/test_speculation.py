@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -176,7 +177,7 @@ def lengths(
         num_guessed = i % 5
         num_rows = num_sequences + num_guessed
         step_s = 0.01 * (1 + row_share * num_rows + extra * (num_guessed > 0))
-        speculator.observe(num_rows, num_guessed, step_s)
+        speculator.observe(num_rows, num_guessed, num_guessed, step_s)
     drafts = speculator.plan(sequences, num_sequences, room)
     return [len(drafts[s].token_ids) if s in drafts else 0 for s in sequences]
 
@@ -199,8 +200,47 @@ def test_guesses_once_measured_as_dear_are_tried_again() -> None:
     speculator, sequence = Speculator(Sure(0.97)), sequence_of(1, 2, 3)
     for i in range(50):  # a busy machine: steps with guesses happened to be slow
         num_guessed = i % 4
-        speculator.observe(1 + num_guessed, num_guessed, 0.01 * (1 + num_guessed))
+        speculator.observe(1 + num_guessed, num_guessed, num_guessed, 0.01 * (1 + num_guessed))
     assert speculator.plan([sequence], 1, 100) == {}
     for _ in range(NUM_STEPS_REMEMBERED):
-        speculator.observe(1, 0, 0.01)
+        speculator.observe(1, 0, 0, 0.01)
     assert speculator.plan([sequence], 1, 100) != {}
+
+
+def time_share(num_sequences: int, share_right: float, num_tokens: int = 40_000) -> float:
+    """Time for so many tokens over that without guesses, where all guesses seem good, that share
+    of steps has them right, and a row costs a tenth of a step of one row."""
+    speculator = Speculator(Sure(0.9))
+    sequences = [sequence_of(1, 2, 3) for _ in range(num_sequences)]
+    chooser, took, said = random.Random(0), 0.0, 0
+    while said < num_tokens:
+        drafts = speculator.plan(sequences, num_sequences, 1000)
+        num_guessed = sum(len(draft.token_ids) for draft in drafts.values())
+        num_right = num_guessed if chooser.random() < share_right else 0
+        num_rows = num_sequences + num_guessed
+        step_s = 0.9 + 0.1 * num_rows
+        speculator.observe(num_rows, num_guessed, num_right, step_s)
+        took += step_s
+        said += num_sequences + num_right
+    return took / (num_tokens / num_sequences * (0.9 + 0.1 * num_sequences))
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2, 8])
+def test_guesses_that_are_never_right_cost_a_hundredth(num_sequences: int) -> None:
+    assert time_share(num_sequences, share_right=0.0) < 1.02
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2, 8])
+def test_guesses_that_are_right_are_not_held_back(num_sequences: int) -> None:
+    assert time_share(num_sequences, share_right=0.9) < 0.75
+
+
+def test_what_a_step_without_guesses_takes_is_never_long_unknown() -> None:
+    speculator, sequence = Speculator(Sure(0.99)), sequence_of(1, 2, 3)
+    num_plain = 0
+    for _ in range(500):
+        drafts = speculator.plan([sequence], 1, 1000)
+        num_guessed = sum(len(draft.token_ids) for draft in drafts.values())
+        num_plain += num_guessed == 0
+        speculator.observe(1 + num_guessed, num_guessed, num_guessed, 1 + 0.01 * num_guessed)
+    assert 5 <= num_plain <= 10

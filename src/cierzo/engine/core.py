@@ -169,7 +169,7 @@ class EngineCore:
             logger.exception("a step failed; its sequences are computed one by one")
             return self._step_apart(batch)
         events = self._number(self.scheduler.update(batch, samples))
-        self._count(batch, perf_counter() - started)
+        self._count(batch, samples, perf_counter() - started)
         return events
 
     def make_ready(self) -> bool:
@@ -255,11 +255,12 @@ class EngineCore:
         if all(s.is_finished for s in self._requests.get(arrival, ())):
             self._requests.pop(arrival, None)
 
-    def _count(self, batch: Batch, step_s: float) -> None:
+    def _count(self, batch: Batch, samples: list[list[Sample]], step_s: float) -> None:
         stats = self._stats
         stats.num_steps += 1
         stats.num_computed_tokens += batch.num_tokens
         stats.total_step_s += step_s
         if self._speculator is not None and len(batch.logits_rows) == batch.num_tokens:
             num_guessed = batch.num_tokens - len(batch.scheduled)
-            self._speculator.observe(batch.num_tokens, num_guessed, step_s)
+            num_right = sum(map(len, samples)) - len(samples)
+            self._speculator.observe(batch.num_tokens, num_guessed, num_right, step_s)

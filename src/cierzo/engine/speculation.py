@@ -8,6 +8,7 @@ is thrown away (`sampler.py`). Here it is only decided what pays, from measured 
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Protocol
 
 from cierzo.engine.prompt_lookup import Draft
@@ -28,6 +29,16 @@ MEMORY = 0.98
 NUM_STEPS_REMEMBERED = 300
 """Steps without a guess after which it is tried again what a step with guesses costs."""
 
+LOSS_SHARE = 0.005
+"""The most of all time that guesses may cost where they do not pay."""
+
+FIRST_CREDIT = 1.0
+MOST_CREDIT = 10.0
+"""What guesses may lose at first, and what they may put by, in steps without guesses."""
+
+NUM_STEPS_UNCHECKED = 64
+"""Steps with guesses after which one without tells what that takes now."""
+
 LEAST_VARIANCE = 0.25
 """Of the steps' rows, to tell what a row costs."""
 
@@ -46,17 +57,27 @@ class Speculator:
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self._plain = StepCost()  # of steps without guesses; they may take another path
-        self._guessed = StepCost()
-        self._num_plain = 0  # steps since the last guess
+        self._regimes: dict[int, Regime] = {}  # by the number of sequences, doubling
+        self._planning_s = 0.0  # of the step under way
 
     def plan(self, sequences: list[Sequence], num_rows: int, room: int) -> dict[Sequence, Draft]:
         """Drafts for some of `sequences`, in a step that computes `num_rows` rows without them and
         has room for `room` more."""
-        if not self._plain.is_known:
+        self._planning_s = 0.0
+        regime = self._regime(num_rows)
+        if not regime.may_guess:
             return {}
-        cost = self._guessed if self._guessed.is_known else self._plain
-        rate = num_rows / self._plain.of(num_rows)  # tokens a second
+        started_s = perf_counter()
+        drafts = self._choose(regime, sequences, num_rows, room)
+        self._planning_s = perf_counter() - started_s
+        regime.charge(num_rows, self._planning_s)
+        return drafts
+
+    def _choose(
+        self, regime: Regime, sequences: list[Sequence], num_rows: int, room: int
+    ) -> dict[Sequence, Draft]:
+        cost = regime.guessed if regime.guessed.is_known else regime.plain
+        rate = num_rows / regime.plain.of(num_rows)  # tokens a second
         least_chance = cost.row_s * rate
         if least_chance >= 1:
             return {}
@@ -80,16 +101,14 @@ class Speculator:
             if length > 0
         }
 
-    def observe(self, num_rows: int, num_guessed: int, step_s: float) -> None:
-        """Take note of a step of completion tokens only, `num_guessed` of them guesses."""
-        if num_guessed > 0:
-            self._num_plain = 0
-            self._guessed.observe(num_rows, step_s)
-            return
-        self._num_plain += 1
-        self._plain.observe(num_rows, step_s)
-        if self._num_plain == NUM_STEPS_REMEMBERED:
-            self._guessed = StepCost()
+    def observe(self, num_rows: int, num_guessed: int, num_right: int, step_s: float) -> None:
+        """Take note of a step of completion tokens only, `num_guessed` of them guesses, of which
+        `num_right` were right."""
+        regime = self._regime(num_rows - num_guessed)
+        regime.observe(num_rows, num_guessed, num_right, step_s - self._planning_s)
+
+    def _regime(self, num_sequences: int) -> Regime:
+        return self._regimes.setdefault(num_sequences.bit_length(), Regime())
 
     def _draft(self, sequence: Sequence, least_chance: float) -> Draft:
         """What may follow, without the end and what would come behind it."""
@@ -101,6 +120,51 @@ class Speculator:
         stop = sequence.request.stop_token_ids
         end = next(i for i, token_id in enumerate(draft.token_ids) if token_id in stop)
         return Draft(draft.token_ids[:end], draft.chances[:end])
+
+
+class Regime:
+    """Steps of about as many sequences: what they take with and without guesses, and whether
+    guesses have paid.
+
+    `credit` is the time that guesses have saved, and that they may still lose, in steps without
+    guesses. Each step adds its `LOSS_SHARE`, and guesses are made while there is any. So they
+    cost no more than that share in the long run, however wrong all expectations are.
+    """
+
+    def __init__(self) -> None:
+        self.plain = StepCost()  # of steps without guesses; they may take another path
+        self.guessed = StepCost()
+        self.credit = FIRST_CREDIT
+        self._num_plain = 0  # steps since the last with a guess
+        self._num_guessed = 0  # steps since the last without
+
+    @property
+    def may_guess(self) -> bool:
+        is_checked = self._num_guessed < NUM_STEPS_UNCHECKED
+        return self.plain.is_known and is_checked and self.credit > 0
+
+    def charge(self, num_sequences: int, planning_s: float) -> None:
+        """Set off what it took to look for guesses, in a step of so many sequences."""
+        self.credit -= planning_s / self.plain.of(num_sequences)
+
+    def observe(self, num_rows: int, num_guessed: int, num_right: int, step_s: float) -> None:
+        """Take note of a step of `num_rows` rows, guesses among them. `step_s` is without the
+        time that it took to look for them."""
+        self.credit = min(self.credit + LOSS_SHARE, MOST_CREDIT)
+        if num_guessed == 0:
+            self._num_guessed = 0
+            self._num_plain += 1
+            self.plain.observe(num_rows, step_s)
+            if self._num_plain == NUM_STEPS_REMEMBERED:
+                self.guessed = StepCost()
+            return
+        self._num_plain = 0
+        self._num_guessed += 1
+        self.guessed.observe(num_rows, step_s)
+        if self.plain.is_known:
+            num_sequences = num_rows - num_guessed
+            took = step_s / self.plain.of(num_sequences)
+            self.credit += (num_sequences + num_right) / num_sequences - min(took, LONGEST)
 
 
 class StepCost:
