@@ -1,13 +1,14 @@
 """A server under load: streaming clients, beside the engine without HTTP and a llama.cpp server.
 
-    python -m benchmarks.server [--model NAME] [--clients 1,8,32,128] [--llama-server PATH]
-        [--out JSON] [--plot PNG]
+    python -m benchmarks.server [--model NAME] [--clients 1,8,32,128] [--rounds 3]
+        [--llama-server PATH] [--out JSON] [--plot PNG]
 
 Chat: prompts of about 128 tokens of their own, up to 64 tokens out, every client asks again when it
 has its answer. Classification: 256 requests that share 400 tokens and differ in about 60, one token
 out. `--llama-server` (or LLAMA_SERVER) is llama.cpp's binary, which gets the model's GGUF file.
-The engine alone and the rival are asked the same texts. All clients live in this process, on the
-same cores as what they measure, so they cost it a little.
+The engine alone and the rival are asked the same texts, the engine in turns with the server, since
+a machine's speed changes from minute to minute; of several rounds the median counts. All clients
+live in this process, on the same cores as what they measure, so they cost it a little.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from cierzo import LLM, SamplingParams, hub
 from cierzo.settings import load_settings
 
 NUM_OUT = 64
+SETTLE_S = 15.0
+"""After a start: an engine without work makes its memory ready."""
+
 WORDS = (
     "time year people way day man thing woman life child world school state family student group"
     " country problem hand part place case week company system program question work government"
@@ -157,15 +161,16 @@ async def load(
     return answers
 
 
-def work_of(work: str, clients: int) -> tuple[list[str], int]:
+def work_of(work: str, clients: int, turn: int) -> tuple[list[str], int]:
     """Texts, and tokens out for each. No two cases share texts: they would be cached."""
+    seed = clients + 1000 * turn
     if work == "classify":
-        return classify_texts(256, seed=clients), 1
-    return chat_texts(max(16, 2 * clients), seed=clients), NUM_OUT
+        return classify_texts(256, seed), 1
+    return chat_texts(max(16, 2 * clients), seed), NUM_OUT
 
 
-def measure(server: str, url: str, model: str, work: str, clients: int) -> Row:
-    texts, num_out = work_of(work, clients)
+def measure(server: str, url: str, model: str, work: str, clients: int, turn: int = 0) -> Row:
+    texts, num_out = work_of(work, clients, turn)
     if work == "classify":  # a service that has run for long has the shared part cached
         asyncio.run(load(url, model, texts[:1], 1, 1))
     started = time.perf_counter()
@@ -199,9 +204,9 @@ def percentiles(values: list[float]) -> tuple[float, float, float]:
     return round(p50, 2), round(p95, 2), round(p99, 2)
 
 
-def offline(llm: LLM, work: str, clients: int) -> Row:
+def offline(llm: LLM, work: str, clients: int, turn: int) -> Row:
     """The same requests straight into the engine, so many at a time."""
-    texts, num_out = work_of(work, clients)
+    texts, num_out = work_of(work, clients, turn)
     prompts = [llm.chat_prompt.encode([{"role": "user", "content": text}], None) for text in texts]
     params = SamplingParams(temperature=0, max_tokens=num_out)
     if work == "classify":
@@ -212,6 +217,25 @@ def offline(llm: LLM, work: str, clients: int) -> Row:
         for done in llm.generate(prompts, params)
     ]
     return row_of("cierzo offline", work, clients, answers, time.perf_counter() - started)
+
+
+def in_turns(url: str, model: str, work: str, clients: int, rounds: int) -> list[Row]:
+    """The server's row and the engine's, each the median round by its pace."""
+    settings = load_settings({"max_running": clients})
+    with LLM(model, settings=settings) as llm:
+        llm.generate("Hello", SamplingParams(max_tokens=8))
+        time.sleep(SETTLE_S)
+        pairs = [
+            (measure("cierzo", url, model, work, clients, turn), offline(llm, work, clients, turn))
+            for turn in range(rounds)
+        ]
+    ratios = sorted(http.items_per_min / alone.items_per_min for http, alone in pairs)
+    print("through HTTP over alone:", " ".join(f"{ratio:.3f}" for ratio in ratios))
+    return [middle([http for http, _ in pairs]), middle([alone for _, alone in pairs])]
+
+
+def middle(rows: list[Row]) -> Row:
+    return sorted(rows, key=lambda row: row.items_per_min)[len(rows) // 2]
 
 
 @contextmanager
@@ -277,6 +301,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--clients", default="1,8,32,128")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--works", default="chat,classify")
     parser.add_argument("--llama-server", type=Path, default=os.environ.get("LLAMA_SERVER"))
     parser.add_argument("--out", type=Path, help="JSON of all rows")
@@ -294,18 +319,18 @@ def main() -> None:
     with served(arguments.model) as url:
         measure("cierzo", url, arguments.model, "chat", 2)
         for work, clients in cases:
-            note(measure("cierzo", url, arguments.model, work, clients))
-    for work, clients in cases:
-        settings = load_settings({"max_running": clients})
-        with LLM(arguments.model, settings=settings) as llm:
-            llm.generate("Hello", SamplingParams(max_tokens=8))
-            note(offline(llm, work, clients))
+            for row in in_turns(url, arguments.model, work, clients, arguments.rounds):
+                note(row)
     for work, clients in cases if arguments.llama_server else ():
         if work == "chat" or clients == 1:  # it has one slot for the other work
             with llama_server.served(
                 arguments.llama_server, gguf_of(arguments.model), work, clients
             ) as url:
-                note(measure("llama-server", url, "rival", work, clients))
+                rounds = [
+                    measure("llama-server", url, "rival", work, clients, turn)
+                    for turn in range(arguments.rounds)
+                ]
+            note(middle(rounds))
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.plot:
