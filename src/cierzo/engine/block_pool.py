@@ -31,7 +31,7 @@ class BlockPool:
         self._keys: list[tuple[Node, bytes] | None] = [None] * num_blocks
         self._latest: dict[Node, bytes] = {}  # parent → the contents published behind it last
         self._num_nodes = 0
-        self.num_ever_held = 0  # blocks from this one on were never written
+        self.num_ever_held = 0  # blocks from this one on never were
 
     @property
     def num_free(self) -> int:

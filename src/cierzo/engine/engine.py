@@ -40,7 +40,7 @@ IDLE_S = 0.1
 """Without work for so long, the engine makes memory ready for what will come."""
 
 PAUSE_S = 0.001
-"""Between two blocks of that, so that it takes the interpreter from nobody."""
+"""Between two blocks of that, for the other threads' sake: to write one keeps the interpreter."""
 
 STOPPED = "the engine was stopped before this request finished; send it again to a running one"
 
