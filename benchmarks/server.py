@@ -30,14 +30,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from benchmarks.rivals import llama_server
 from cierzo import LLM, SamplingParams, hub
 from cierzo.settings import load_settings
 
 NUM_OUT = 64
-SETTLE_S = 15.0
-"""After a start: an engine without work makes its memory ready."""
-
 WORDS = (
     "time year people way day man thing woman life child world school state family student group"
     " country problem hand part place case week company system program question work government"
@@ -224,7 +223,7 @@ def in_turns(url: str, model: str, work: str, clients: int, rounds: int) -> list
     settings = load_settings({"max_running": clients})
     with LLM(model, settings=settings) as llm:
         llm.generate("Hello", SamplingParams(max_tokens=8))
-        time.sleep(SETTLE_S)
+        settle()
         pairs = [
             (measure("cierzo", url, model, work, clients, turn), offline(llm, work, clients, turn))
             for turn in range(rounds)
@@ -232,6 +231,21 @@ def in_turns(url: str, model: str, work: str, clients: int, rounds: int) -> list
     ratios = sorted(http.items_per_min / alone.items_per_min for http, alone in pairs)
     print("through HTTP over alone:", " ".join(f"{ratio:.3f}" for ratio in ratios))
     return [middle([http for http, _ in pairs]), middle([alone for _, alone in pairs])]
+
+
+def settle() -> None:
+    """Wait until neither server nor engine computes: without work they make memory ready."""
+    used_s = -1.0
+    while (now_s := processor_s()) - used_s > 0.1:
+        used_s = now_s
+        time.sleep(1)
+
+
+def processor_s() -> float:
+    """What this process and those that it started have used of the processor so far."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(used.user + used.system for used in times)
 
 
 def middle(rows: list[Row]) -> Row:
