@@ -7,19 +7,15 @@
 
 #include "forward_input.h"
 #include "kernel_functions.h"
-#include "kv_cache.h"
-#include "simd.h"
+#include "kv_rows.h"
 #include "thread_pool.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
-inline constexpr int64_t kBlockSize = KVCache::kBlockSize;
-inline constexpr int64_t kMaxHeadDim = KVCache::kMaxHeadDim;
 inline constexpr int64_t kSegment = 256;  // positions
 inline constexpr int64_t kSegmentBlocks = kSegment / kBlockSize;
 inline constexpr int64_t kTileRows = 16;   // what one AMX tile holds
 inline constexpr int64_t kGroupDims = 32;  // of head_dim, summed before they join the rest
-static_assert(kBlockSize == kLanes, "a block's tokens are the lanes of a vector");
 
 struct Positions {
     int64_t begin, end;
@@ -84,10 +80,10 @@ struct AttentionProblem {
         return {visible(rows.sequence, rows.begin).begin, visible(rows.sequence, rows.end - 1).end};
     }
     // Of block b of a sequence.
-    const uint16_t* keys(const AttentionRows& rows, int64_t b) const {
+    const std::byte* keys(const AttentionRows& rows, int64_t b) const {
         return cache.keys(a.layer, input.block_table(rows.sequence)[b], rows.kv_head);
     }
-    const uint16_t* values(const AttentionRows& rows, int64_t b) const {
+    const std::byte* values(const AttentionRows& rows, int64_t b) const {
         return cache.values(a.layer, input.block_table(rows.sequence)[b], rows.kv_head);
     }
 };

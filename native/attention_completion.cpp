@@ -28,6 +28,20 @@ void softmax_row(float* scores, Positions seen, float& maximum, float& sum) {
     sum = reduce_add(total);
 }
 
+// Columns of scores or weights times the scales of their tokens' integers; planes(b) holds those of
+// block b of the segment.
+template <class F>
+void scale_columns(const AttentionProblem& p, int64_t rows, Positions blocks, float* scores,
+                   const F& planes) {
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+        const f32x16 scales = Int8Rows::scales(planes(b), p.head_dim);
+        for (int64_t r = 0; r < rows; ++r) {
+            float* column = scores + r * kSegment + b * kBlockSize;
+            (f32x16::load(column) * scales).store(column);
+        }
+    }
+}
+
 }  // namespace
 
 void load_queries(const AttentionProblem& p, const AttentionRows& rows, CompletionWorkspace& w) {
@@ -52,13 +66,19 @@ void attend_segment(const AttentionProblem& p, const AttentionRows& rows, int64_
     }
     const Positions blocks = {std::max(seen[0].begin, int64_t(0)) / kBlockSize,
                               (seen[n - 1].end + kBlockSize - 1) / kBlockSize};
+    const int64_t first = segment * kSegmentBlocks;
+    const bool is_int8 = p.cache.type() == KVType::kInt8;
     score_segment(p, rows, segment, blocks, w);
+    if (is_int8)
+        scale_columns(p, n, blocks, w.scores, [&](int64_t b) { return p.keys(rows, first + b); });
     for (int64_t r = 0; r < n; ++r) {
         out.maximum[r] = -std::numeric_limits<float>::infinity();
         out.sum[r] = 0.0f;
         if (!seen[r].empty())
             softmax_row(w.scores + r * kSegment, seen[r], out.maximum[r], out.sum[r]);
     }
+    if (is_int8)
+        scale_columns(p, n, blocks, w.scores, [&](int64_t b) { return p.values(rows, first + b); });
     add_segment(p, rows, segment, blocks, seen, w, out.o);
 }
 

@@ -13,6 +13,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
+constexpr int64_t kCacheLine = 64;  // bytes
 constexpr float kLog2E = 1.44269504f;
 constexpr float kHeadroom = 0x1p16f;  // what a step's weights may sum up to in a lane
 constexpr float kNever = -std::numeric_limits<float>::infinity();
@@ -82,6 +83,22 @@ void load_values(uint16_t* out, const uint16_t* values, int64_t tokens, int64_t 
     }
 }
 
+// A block's keys and its values in bf16: as they are stored, or made from int8 in `wide`.
+const uint16_t* bf16_keys(const AttentionProblem& p, const AttentionRows& unit, int64_t block,
+                          uint16_t* wide) {
+    const std::byte* plane = p.keys(unit, block);
+    if (p.cache.type() == KVType::kBf16) return reinterpret_cast<const uint16_t*>(plane);
+    Int8Rows::keys_to_bf16(wide, plane, p.head_dim, Int8Rows::scales(plane, p.head_dim));
+    return wide;
+}
+const uint16_t* bf16_values(const AttentionProblem& p, const AttentionRows& unit, int64_t block,
+                            uint16_t* wide) {
+    const std::byte* plane = p.values(unit, block);
+    if (p.cache.type() == KVType::kBf16) return reinterpret_cast<const uint16_t*>(plane);
+    Int8Rows::values_to_bf16(wide, plane, p.head_dim);
+    return wide;
+}
+
 // Keys and values of the positions of a stretch that the unit sees. Other blocks may not be held,
 // and what a reused block holds past the context may be anything: zeros instead.
 void load_stretch(const AttentionProblem& p, const AttentionRows& unit, int64_t stretch,
@@ -93,9 +110,10 @@ void load_stretch(const AttentionProblem& p, const AttentionRows& unit, int64_t 
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
         const bool is_held = held.begin <= b && b < held.end;
         const int64_t block = stretch * kStretchBlocks + b;
-        w.keys[b] = is_held ? p.keys(unit, block) : kNothing;
+        w.keys[b] = is_held ? bf16_keys(p, unit, block, w.wide_keys + b * kBlockSize * p.head_dim)
+                            : kNothing;
         for (int64_t i = 0; i < kBlockSize * p.head_dim; i += 2 * kLanes) prefetch(w.keys[b] + i);
-        const uint16_t* values = is_held ? p.values(unit, block) : kNothing;
+        const uint16_t* values = is_held ? bf16_values(p, unit, block, w.wide_values) : kNothing;
         uint16_t* group = w.v + b / 2 * dim_tiles * kBf16Tile;
         load_values(group + b % 2 * (kBf16Tile / 2), values, seen.end - b * kBlockSize, p.head_dim);
         if (rest > 0) {
@@ -113,7 +131,8 @@ Ahead ahead_of(const AttentionProblem& p, const AttentionRows& unit, int64_t str
                Positions seen) {
     const Positions next = intersect({(stretch + 1) * kStretch, (stretch + 2) * kStretch}, seen);
     if (next.empty()) return {};
-    const int64_t lines = (next.end - next.begin) * p.head_dim / (2 * kLanes);
+    const int64_t lines =
+        (next.end - next.begin) * p.cache.plane_nbytes() / (kBlockSize * kCacheLine);
     const int64_t visits = unit.count() * (kStretch / kStep);
     return {{next.begin / kBlockSize, round_up(next.end, kBlockSize) / kBlockSize},
             0,
@@ -271,8 +290,8 @@ void Ahead::ask(const AttentionProblem& p, const AttentionRows& unit) {
     for (int64_t i = 0; i < lines && !blocks.empty(); ++i) {
         prefetch_far(p.keys(unit, blocks.begin) + offset);
         prefetch_far(p.values(unit, blocks.begin) + offset);
-        offset += 2 * kLanes;
-        if (offset < kBlockSize * p.head_dim) continue;
+        offset += kCacheLine;
+        if (offset < p.cache.plane_nbytes()) continue;
         offset = 0;
         ++blocks.begin;
     }

@@ -23,7 +23,7 @@ inline constexpr int64_t kFloatTile = 16 * 16;  // and of float32
 // so the hardware does not know.
 struct Ahead {
     Positions blocks = {0, 0};  // of the sequence, not yet asked for
-    int64_t offset = 0;         // within the first of them
+    int64_t offset = 0;         // bytes, within the first of them
     int64_t lines = 0;          // of keys and as many of values, at a time
     void ask(const AttentionProblem& p, const AttentionRows& unit);
 };
@@ -38,6 +38,9 @@ struct PromptWorkspace {
     // [block][16 pairs of dims][16 tokens][2]: the dims past the last 32, with zeros behind.
     alignas(64) uint16_t last_dims[kStretchBlocks * kBf16Tile];
     const uint16_t* keys[kStretchBlocks];
+    // What is not stored so: keys of a stretch, values of a block.
+    alignas(64) uint16_t wide_keys[kStretch * kMaxHeadDim];
+    alignas(64) uint16_t wide_values[kBlockSize * kMaxHeadDim];
     // [row tile][16 dims][16 rows][16], not normalised.
     alignas(64) float o[kPromptUnitRows * kMaxHeadDim];
     alignas(64) float scores[kTilePair * kStepBlocks * kFloatTile];  // [16 rows][16 tokens] each

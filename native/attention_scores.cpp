@@ -9,9 +9,8 @@ namespace {
 // hardware cannot know.
 void prefetch_blocks(const AttentionProblem& p, const AttentionRows& rows, int64_t block,
                      int64_t count, int64_t end) {
-    const int64_t nbytes = kBlockSize * p.head_dim * int64_t(sizeof(uint16_t));
-    const auto ask = [&](const uint16_t* plane) {
-        for (int64_t i = 0; i < nbytes; i += 64) prefetch(reinterpret_cast<const char*>(plane) + i);
+    const auto ask = [&](const std::byte* plane) {
+        for (int64_t i = 0; i < p.cache.plane_nbytes(); i += 64) prefetch(plane + i);
     };
     for (int64_t b = block; b < block + count; ++b) ask(p.values(rows, b));
     for (int64_t b = block + count; b < std::min(block + 2 * count, end); ++b) ask(p.keys(rows, b));
@@ -81,34 +80,47 @@ void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
     store_scores<BLOCKS>(scores);
 }
 
-}  // namespace
+// Block i's keys, as tiles.
+const uint16_t* key_tiles(Bf16Rows, const AttentionProblem&, const std::byte* plane, int64_t,
+                          CompletionWorkspace&) {
+    return reinterpret_cast<const uint16_t*>(plane);
+}
+const uint16_t* key_tiles(Int8Rows, const AttentionProblem& p, const std::byte* plane, int64_t i,
+                          CompletionWorkspace& w) {
+    uint16_t* tiles = w.keys + i * kBlockSize * p.head_dim;
+    Int8Rows::keys_to_bf16(tiles, plane, p.head_dim, f32x16::broadcast(1.0f));
+    return tiles;
+}
 
-void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                   Positions blocks, CompletionWorkspace& w) {
+template <class Rows>
+void score_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                  Positions blocks, CompletionWorkspace& w) {
     if (w.configured_rows != rows.count()) {
         tile_configure(score_tiles(p, rows.count()));
         w.configured_rows = rows.count();
     }
     const int64_t first = segment * kSegmentBlocks;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
-        count = std::min<int64_t>(4, blocks.end - b);
+        count = std::min(kTileBlocks, blocks.end - b);
         if (rows.count() < kWorthWidening)
             prefetch_blocks(p, rows, first + b, count, first + blocks.end);
-        const uint16_t* keys[4] = {};
-        for (int64_t i = 0; i < count; ++i) keys[i] = p.keys(rows, first + b + i);
+        const uint16_t* keys[kTileBlocks] = {};
+        for (int64_t i = 0; i < count; ++i)
+            keys[i] = key_tiles(Rows(), p, p.keys(rows, first + b + i), i, w);
         float* scores = w.scores + b * kBlockSize;
-        with_count<4>(count,
-                      [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
+        with_count<kTileBlocks>(
+            count, [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
     }
 }
 
 #else
 
 // Keys of kBlocks blocks, as stored or widened to float32 [head_dim][16 tokens].
+template <class Rows>
 struct StoredKeys {
-    const uint16_t* block[kBlocks];
+    const std::byte* block[kBlocks];
     void load(int b, int64_t d, f32x16& even, f32x16& odd) const {
-        load_bf16_pairs(block[b] + d * kLanes, even, odd);
+        Rows::load_keys(block[b], d, even, odd);
     }
 };
 struct WideKeys {
@@ -119,10 +131,11 @@ struct WideKeys {
     }
 };
 
-void widen_keys(float* out, const uint16_t* keys, int64_t head_dim) {
+template <class Rows>
+void widen_keys(float* out, const std::byte* keys, int64_t head_dim) {
     for (int64_t d = 0; d < head_dim; d += 2) {
         f32x16 even, odd;
-        load_bf16_pairs(keys + d * kLanes, even, odd);
+        Rows::load_keys(keys, d, even, odd);
         even.store(out + d * kLanes);
         odd.store(out + (d + 1) * kLanes);
     }
@@ -178,21 +191,20 @@ void score_tile(const AttentionProblem& p, int64_t rows, float* scores, const fl
         });
 }
 
-}  // namespace
-
-void score_segment(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
-                   Positions blocks, CompletionWorkspace& w) {
+template <class Rows>
+void score_stored(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
+                  Positions blocks, CompletionWorkspace& w) {
     const int64_t rows = tile_rows.count(), first = segment * kSegmentBlocks;
     const bool widened = rows >= kWorthWidening;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
         count = b + kBlocks <= blocks.end ? kBlocks : 1;
         if (!widened) prefetch_blocks(p, tile_rows, first + b, count, first + blocks.end);
-        StoredKeys stored = {};
+        StoredKeys<Rows> stored = {};
         WideKeys wide = {};
         for (int64_t i = 0; i < count; ++i) {
             stored.block[i] = p.keys(tile_rows, first + b + i);
             float* copy = w.block + i * kBlockSize * p.head_dim;
-            if (widened) widen_keys(copy, stored.block[i], p.head_dim);
+            if (widened) widen_keys<Rows>(copy, stored.block[i], p.head_dim);
             wide.block[i] = copy;
         }
         float* scores = w.scores + b * kBlockSize;
@@ -205,5 +217,13 @@ void score_segment(const AttentionProblem& p, const AttentionRows& tile_rows, in
 }
 
 #endif
+
+}  // namespace
+
+void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                   Positions blocks, CompletionWorkspace& w) {
+    with_rows(p.cache.type(),
+              [&]<class Rows>(Rows) { score_stored<Rows>(p, rows, segment, blocks, w); });
+}
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -6,11 +6,12 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 namespace {
 
 // Values of one block, as stored or widened to float32.
+template <class Rows>
 struct StoredValues {
-    const uint16_t* block;
+    const std::byte* block;
     int64_t head_dim;
     void load(int64_t pair, int64_t d, f32x16& first, f32x16& second) const {
-        load_bf16_pairs(block + (pair * head_dim + d) * 2, first, second);
+        Rows::load_values(block, head_dim, pair, d, first, second);
     }
 };
 struct WideValues {
@@ -23,7 +24,8 @@ struct WideValues {
 };
 
 // What lies past head_dim is never used.
-void widen_values(float* out, const StoredValues& values, int64_t stride) {
+template <class Rows>
+void widen_values(float* out, const StoredValues<Rows>& values, int64_t stride) {
     for (int64_t pair = 0; pair < kBlockSize / 2; ++pair)
         for (int64_t d = 0; d < stride; d += kLanes) {
             f32x16 first, second;
@@ -92,6 +94,7 @@ void for_vectors(int64_t stride, F f) {
 }
 
 // Few rows: their sums stay in registers, the values are taken as they are.
+template <class Rows>
 void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
                 const Positions* seen, const float* weights, float* o) {
     for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
@@ -102,8 +105,8 @@ void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t se
                 for (auto& row : sum)
                     for (f32x16& s : row) s = f32x16::zero();
                 for (int64_t b = seen[r].begin / kBlockSize; b * kBlockSize < seen[r].end; ++b) {
-                    const StoredValues values = {p.values(rows, segment * kSegmentBlocks + b),
-                                                 p.head_dim};
+                    const StoredValues<Rows> values = {p.values(rows, segment * kSegmentBlocks + b),
+                                                       p.head_dim};
                     add_tokens(sum, d, weights + r * kSegment + b * kBlockSize, values,
                                in_block(seen[r], b * kBlockSize));
                 }
@@ -114,12 +117,14 @@ void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t se
 }
 
 // Many rows: a block's values are widened once for all of them.
+template <class Rows>
 void add_widened(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
                  Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
     std::fill_n(o, rows.count() * p.stride, 0.0f);
     const WideValues values = {w.block, p.stride};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-        widen_values(w.block, {p.values(rows, segment * kSegmentBlocks + b), p.head_dim}, p.stride);
+        widen_values<Rows>(w.block, {p.values(rows, segment * kSegmentBlocks + b), p.head_dim},
+                           p.stride);
         for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
             const Positions tokens = in_block(seen[r], b * kBlockSize);
             count = 1;
@@ -144,10 +149,12 @@ void add_widened(const AttentionProblem& p, const AttentionRows& rows, int64_t s
 
 void add_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
                  Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
-    if (rows.count() >= kWorthWidening)
-        add_widened(p, rows, segment, blocks, seen, w, o);
-    else
-        add_stored(p, rows, segment, seen, w.scores, o);
+    with_rows(p.cache.type(), [&]<class Rows>(Rows) {
+        if (rows.count() >= kWorthWidening)
+            add_widened<Rows>(p, rows, segment, blocks, seen, w, o);
+        else
+            add_stored<Rows>(p, rows, segment, seen, w.scores, o);
+    });
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

@@ -1,8 +1,10 @@
 // Bindings of the step's nouns and of the ops between the products. Bindings only: checks live in
 // forward_input.cpp, kv_cache.cpp and ops_forward.cpp.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "bindings.h"
@@ -42,12 +44,20 @@ std::pair<Float3D, Float3D> read_block(const KVCache& cache, int64_t layer, int6
 
 void bind_kv_cache(nb::module_& m) {
     nb::class_<KVCache>(m, "KVCache")
-        .def(nb::init<int64_t, int64_t, int64_t, int64_t>(), "n_layers"_a, "num_blocks"_a,
-             "n_kv_heads"_a, "head_dim"_a)
+        .def(
+            "__init__",
+            [](KVCache* self, int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads,
+               int64_t head_dim, const std::string& dtype) {
+                new (self)
+                    KVCache(n_layers, num_blocks, n_kv_heads, head_dim, kv_type_named(dtype));
+            },
+            "n_layers"_a, "num_blocks"_a, "n_kv_heads"_a, "head_dim"_a, "dtype"_a = "bf16")
         .def_prop_ro("n_layers", &KVCache::n_layers)
         .def_prop_ro("num_blocks", &KVCache::num_blocks)
         .def_prop_ro("n_kv_heads", &KVCache::n_kv_heads)
         .def_prop_ro("head_dim", &KVCache::head_dim)
+        .def_prop_ro("dtype",
+                     [](const KVCache& cache) { return std::string(kv_type_name(cache.type())); })
         .def_prop_ro("nbytes", &KVCache::nbytes)
         .def("copy_block", &KVCache::copy_block, "source"_a, "target"_a)
         .def(

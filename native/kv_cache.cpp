@@ -5,8 +5,8 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
-#include <string>
 
+#include "half.h"
 #include "tensor.h"
 
 #if defined(__linux__)
@@ -17,7 +17,8 @@ namespace cierzo {
 
 namespace {
 
-constexpr int64_t kReadAhead = 64;               // bytes a kernel may read past the last value
+constexpr int64_t kReadAhead = 64;  // bytes a kernel may read past the last value
+constexpr int64_t kScaleNbytes = 2;
 constexpr int64_t kHugePage = 2 << 20;           // bytes
 constexpr int64_t kMaxBytes = int64_t(1) << 46;  // 64 TiB: far above any machine
 
@@ -43,25 +44,39 @@ void ask_for_huge_pages(uintptr_t begin, int64_t nbytes) {
 }
 
 // Zero-filled and 64-byte aligned. calloc, not memset: pages never written stay unbacked.
-std::shared_ptr<uint16_t> allocate_zeroed(int64_t nbytes) {
+std::shared_ptr<std::byte> allocate_zeroed(int64_t nbytes) {
     void* p = std::calloc(1, size_t(nbytes) + kAlignment);
     if (p == nullptr) throw std::bad_alloc();
     const uintptr_t aligned = (uintptr_t(p) + kAlignment - 1) / kAlignment * kAlignment;
     ask_for_huge_pages(aligned, nbytes);
-    return {reinterpret_cast<uint16_t*>(aligned), [p](uint16_t*) { std::free(p); }};
+    return {reinterpret_cast<std::byte*>(aligned), [p](std::byte*) { std::free(p); }};
 }
 
-float widen(uint16_t bf16) {
-    const uint32_t bits = uint32_t(bf16) << 16;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
+float bf16_at(const std::byte* plane, int64_t i) {
+    uint16_t bits;
+    std::memcpy(&bits, plane + i * 2, sizeof bits);
+    return bf16_to_f32(bits);
 }
 
 }  // namespace
 
-KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64_t head_dim)
-    : n_layers_(n_layers), num_blocks_(num_blocks), n_kv_heads_(n_kv_heads), head_dim_(head_dim) {
+const char* kv_type_name(KVType type) {
+    return type == KVType::kInt8 ? "int8" : "bf16";
+}
+
+KVType kv_type_named(const std::string& name) {
+    for (const KVType type : {KVType::kBf16, KVType::kInt8})
+        if (name == kv_type_name(type)) return type;
+    throw std::invalid_argument("KVCache: dtype must be bf16 or int8; got " + name);
+}
+
+KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64_t head_dim,
+                 KVType type)
+    : n_layers_(n_layers),
+      num_blocks_(num_blocks),
+      n_kv_heads_(n_kv_heads),
+      head_dim_(head_dim),
+      type_(type) {
     check_size("n_layers", n_layers, 1, 1 << 16);
     // A slot, block_id * 16 + offset, must fit 32 bits.
     check_size("num_blocks", num_blocks, 1, (int64_t(1) << 31) / kBlockSize - 1);
@@ -70,6 +85,7 @@ KVCache::KVCache(int64_t n_layers, int64_t num_blocks, int64_t n_kv_heads, int64
     if (head_dim % 2 != 0)
         throw std::invalid_argument("KVCache: head_dim must be even; got " +
                                     std::to_string(head_dim));
+    plane_nbytes_ = kBlockSize * (type == KVType::kInt8 ? head_dim + kScaleNbytes : 2 * head_dim);
     if (num_blocks > kMaxBytes / (n_layers * block_nbytes())) throw std::bad_alloc();
     shift_ = std::min(num_blocks, kHugePage / block_nbytes()) / n_layers;
     data_ = allocate_zeroed(nbytes() + kReadAhead);
@@ -92,16 +108,22 @@ void KVCache::read(int64_t layer, int64_t block, float* out_keys, float* out_val
                                     std::to_string(n_layers_) + " and " +
                                     std::to_string(num_blocks_) + "; got " + std::to_string(layer) +
                                     " and " + std::to_string(block));
-    for (int64_t h = 0; h < n_kv_heads_; ++h) {
-        const uint16_t* k = keys(layer, block, h);
-        const uint16_t* v = values(layer, block, h);
+    // Number d of token t's row.
+    const auto key = [&](const std::byte* plane, int64_t t, int64_t d) {
+        if (type_ == KVType::kBf16) return bf16_at(plane, (d / 2 * kBlockSize + t) * 2 + d % 2);
+        return float(int8_t(plane[d * kBlockSize + t])) * bf16_at(plane, head_dim_ * 8 + t);
+    };
+    const auto value = [&](const std::byte* plane, int64_t t, int64_t d) {
+        if (type_ == KVType::kBf16) return bf16_at(plane, (t / 2 * head_dim_ + d) * 2 + t % 2);
+        return float(int8_t(plane[t * head_dim_ + d])) * bf16_at(plane, head_dim_ * 8 + t);
+    };
+    for (int64_t h = 0; h < n_kv_heads_; ++h)
         for (int64_t t = 0; t < kBlockSize; ++t)
             for (int64_t d = 0; d < head_dim_; ++d) {
                 const int64_t i = (t * n_kv_heads_ + h) * head_dim_ + d;
-                out_keys[i] = widen(k[(d / 2 * kBlockSize + t) * 2 + d % 2]);
-                out_values[i] = widen(v[(t / 2 * head_dim_ + d) * 2 + t % 2]);
+                out_keys[i] = key(keys(layer, block, h), t, d);
+                out_values[i] = value(values(layer, block, h), t, d);
             }
-    }
 }
 
 }  // namespace cierzo

@@ -1,22 +1,18 @@
 // Rotary embedding of queries and keys, and the way of keys and values into the paged cache.
 //
 // One head's rotation is x0·cos − x1·sin and x1·cos + x0·sin over its pairs (each product and sum
-// rounded), a query's result times its query_scale. Keys and values are rounded to bf16.
+// rounded), a query's result times its query_scale.
 #include "rope.h"
-
-#include <cstring>
 
 #include "forward_input.h"
 #include "kernel_functions.h"
-#include "kv_cache.h"
-#include "simd.h"
+#include "kv_rows.h"
 #include "thread_pool.h"
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-constexpr int64_t kMaxHeadDim = KVCache::kMaxHeadDim;
 constexpr int64_t kWorthSharing = 16384;  // values; less is done sooner than shared
 
 int lanes_left(int64_t i, int64_t n) {
@@ -78,27 +74,6 @@ void rotate_head(float* out, const float* x, const Angles& angles, float scale, 
     interleaved ? rotate_neighbours(out, x, angles, scale) : rotate_halves(out, x, angles, scale);
 }
 
-// A token's place in a block, whose keys are [head_dim / 2][16 tokens][2] and values
-// [8 pairs of tokens][head_dim][2].
-void store_key(uint16_t* keys, const float* k, int64_t head_dim, int64_t offset) {
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
-        const int lanes = lanes_left(d, head_dim);
-        uint16_t rounded[kLanes];
-        store_bf16(rounded, f32x16::load_partial(k + d, lanes));
-        uint16_t* to = keys + d * KVCache::kBlockSize + offset * 2;
-        for (int i = 0; i < lanes; i += 2)
-            std::memcpy(to + i * KVCache::kBlockSize, rounded + i, 4);
-    }
-}
-
-void store_value(uint16_t* values, const float* v, int64_t head_dim, int64_t offset) {
-    uint16_t* to = values + offset / 2 * 2 * head_dim + offset % 2;
-    int64_t d = 0;
-    for (; d + kLanes <= head_dim; d += kLanes)
-        store_bf16_alternate(to + 2 * d, f32x16::load(v + d));
-    for (; d < head_dim; ++d) to[2 * d] = f32_to_bf16(v[d]);
-}
-
 }  // namespace
 
 void rope_and_store_heads(const RopeArgs& a, int64_t t, int64_t begin, int64_t end) {
@@ -116,14 +91,16 @@ void rope_and_store_heads(const RopeArgs& a, int64_t t, int64_t begin, int64_t e
 
     const float* k = q + a.n_heads * head_dim;
     const float* v = k + n_kv_heads * head_dim;
-    const int64_t block = input.slot_mapping[size_t(t)] / KVCache::kBlockSize;
-    const int64_t offset = input.slot_mapping[size_t(t)] % KVCache::kBlockSize;
-    for (int64_t h = begin; h < end; ++h) {
-        alignas(64) float rotated[kMaxHeadDim];
-        rotate_head(rotated, k + h * head_dim, angles, 1.0f, a.interleaved);
-        store_key(cache.keys(a.layer, block, h), rotated, head_dim, offset);
-        store_value(cache.values(a.layer, block, h), v + h * head_dim, head_dim, offset);
-    }
+    const int64_t block = input.slot_mapping[size_t(t)] / kBlockSize;
+    const int64_t offset = input.slot_mapping[size_t(t)] % kBlockSize;
+    with_rows(cache.type(), [&]<class Rows>(Rows) {
+        for (int64_t h = begin; h < end; ++h) {
+            alignas(64) float rotated[kMaxHeadDim];
+            rotate_head(rotated, k + h * head_dim, angles, 1.0f, a.interleaved);
+            Rows::store_key(cache.keys(a.layer, block, h), rotated, head_dim, offset);
+            Rows::store_value(cache.values(a.layer, block, h), v + h * head_dim, head_dim, offset);
+        }
+    });
 }
 
 void rope_and_store(const RopeArgs& args) {

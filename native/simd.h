@@ -23,6 +23,7 @@
 //   store_bf16_flushed   16 values; denormals may become zeros
 //   store_bf16_pair      the same of 32 values: those of a, then those of b
 //   store_bf16_alternate lane i to p[2 i]; what lies between is left alone
+//   store_bf16_pairs     undoes load_bf16_pairs; denormals may become zeros
 //   store_i8             the low byte of every lane
 //   i32x16 sums          wrap around
 //   reduce_add, _max     fold 16 -> 8 -> 4 -> 2 -> 1, lane i with lane i + half

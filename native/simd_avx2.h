@@ -36,6 +36,11 @@ struct f32x16 {
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)),
                 _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(b), 16))};
     }
+    static f32x16 load_i8(const int8_t* p) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+    }
     void store(float* p) const {
         _mm256_storeu_ps(p, lo);
         _mm256_storeu_ps(p + 8, hi);
@@ -157,6 +162,10 @@ inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
     uint16_t lanes[kLanes];
     store_bf16(lanes, a);
     for (int i = 0; i < kLanes; ++i) p[2 * i] = lanes[i];
+}
+inline void store_bf16_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+    store_bf16_alternate(p, even);
+    store_bf16_alternate(p + 1, odd);
 }
 inline float reduce_add(f32x16 a) {
     const __m256 e = _mm256_add_ps(a.lo, a.hi);

@@ -31,6 +31,10 @@ struct f32x16 {
         const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
     }
+    static f32x16 load_i8(const int8_t* p) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+    }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     void store_partial(float* p, int n) const {
         _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1u), v);
@@ -143,6 +147,18 @@ inline void store_bf16_pair(uint16_t* p, f32x16 a, f32x16 b) {
 }
 inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
     _mm512_mask_storeu_epi16(p, 0x55555555u, _mm512_srli_epi32(round_to_bf16(a), 16));
+}
+inline void store_bf16_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+#if CIERZO_ISA_LEVEL >= 3
+    alignas(64) static constexpr uint16_t kPairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                        21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                        11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kPairs),
+                                                    __m512i(_mm512_cvtne2ps_pbh(odd.v, even.v))));
+#else
+    store_bf16_alternate(p, even);
+    _mm512_mask_storeu_epi16(p, 0xaaaaaaaau, round_to_bf16(odd));
+#endif
 }
 inline float reduce_add(f32x16 a) {
     const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

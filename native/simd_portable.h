@@ -43,6 +43,11 @@ struct f32x16 {
         for (int i = 0; i < kLanes; ++i) r.v[i] = bf16_to_f32(p[i]);
         return r;
     }
+    static f32x16 load_i8(const int8_t* p) {
+        f32x16 r;
+        for (int i = 0; i < kLanes; ++i) r.v[i] = float(p[i]);
+        return r;
+    }
     void store(float* p) const { std::memcpy(p, v, sizeof v); }
     void store_partial(float* p, int n) const { std::memcpy(p, v, size_t(n) * sizeof(float)); }
 };
@@ -169,6 +174,10 @@ inline void store_bf16_alternate(uint16_t* p, f32x16 a) {
     uint16_t lanes[kLanes];
     store_bf16(lanes, a);
     for (int i = 0; i < kLanes; ++i) p[2 * i] = lanes[i];
+}
+inline void store_bf16_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+    store_bf16_alternate(p, even);
+    store_bf16_alternate(p + 1, odd);
 }
 inline float reduce_add(f32x16 a) {
     for (int half = kLanes / 2; half > 0; half /= 2)

@@ -20,6 +20,7 @@ GROUP_SIZE = 32
 """Weights along the input axis that share one scale."""
 
 WeightDtype = Literal["int4", "int8", "bf16"]
+KvCacheDtype = Literal["bf16", "int8"]
 Pooling = Literal["last", "mean"]
 """Which hidden state stands for a text: its last token's, or the mean over all its tokens."""
 

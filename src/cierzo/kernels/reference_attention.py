@@ -1,7 +1,7 @@
 """Slow NumPy twins of the ops around the products: what each must compute, in plain arrays.
 
 T tokens, H heads, K kv heads, d head_dim, C context length, V vocabulary. Sums are float64, so a
-twin is the answer up to rounding; queries, keys and values are rounded to bf16 as the kernel does.
+twin is the answer up to rounding; queries, keys and values are rounded as the kernel does.
 Knows nothing of blocks, threads or instruction sets.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cierzo.config import KvCacheDtype
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -21,6 +23,16 @@ def round_to_bf16(x: Floats) -> Floats:
     rounded: NDArray[np.uint32] = (bits + half_even) & np.uint32(0xFFFF0000)
     widened: Floats = rounded.view(np.float32)
     return widened
+
+
+def round_to_int8(x: Floats) -> Floats:
+    """x [..., d]: each row as integers times one scale in bf16, bit for bit as an int8 cache keeps
+    it. Finite values only."""
+    exact = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    scale = np.where(exact < np.finfo(np.float32).tiny, np.float32(0), round_to_bf16(exact))
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    rounded: Floats = np.rint(x * inverse) * scale
+    return rounded
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
@@ -44,7 +56,13 @@ def rope(x: Floats, cos: Floats, sin: Floats, *, interleaved: bool = False) -> F
 
 
 def attention(
-    q: Floats, k: Floats, v: Floats, sliding_window: int = 0, *, is_prompt: bool = False
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    sliding_window: int = 0,
+    *,
+    is_prompt: bool = False,
+    kv_cache_dtype: KvCacheDtype = "bf16",
 ) -> Floats:
     """The last T of C positions attend: q [T, H, d] (scaled), k and v [C, K, d] → [T, H, d]
 
@@ -53,8 +71,12 @@ def attention(
     """
     num_queries, n_heads, _ = q.shape
     queries_per_kv_head = n_heads // k.shape[1]
-    keys = np.repeat(round_to_bf16(k), queries_per_kv_head, axis=1).astype(np.float64)
-    values = np.repeat(round_to_bf16(v), queries_per_kv_head, axis=1).astype(np.float64)
+    if kv_cache_dtype == "int8":
+        k, v = round_to_int8(k), round_to_int8(v)
+    if kv_cache_dtype == "bf16" or is_prompt:
+        k, v = round_to_bf16(k), round_to_bf16(v)
+    keys = np.repeat(k, queries_per_kv_head, axis=1).astype(np.float64)
+    values = np.repeat(v, queries_per_kv_head, axis=1).astype(np.float64)
     scores = np.einsum("thd,chd->htc", round_to_bf16(q).astype(np.float64), keys)
     query = np.arange(num_queries)[:, None] + len(k) - num_queries
     position = np.arange(len(k))[None, :]
