@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cierzo import kernels
+from cierzo.config import KvCacheDtype
 from cierzo.kernels import KVCache, Tensor, attention, reference_attention
 from tests.kernels.paged import (
     Floats,
@@ -20,11 +21,16 @@ from tests.kernels.paged import (
 SMOL = Shape(n_heads=9, n_kv_heads=3, head_dim=64)
 
 
+both_dtypes = pytest.mark.parametrize("dtype", ["bf16", "int8"])
 both_classes = pytest.mark.parametrize("is_prompt", [False, True], ids=["completion", "prompt"])
 
 
 def expected(
-    sequence: Sequence, shape: Shape, sliding_window: int = 0, is_prompt: bool = False
+    sequence: Sequence,
+    shape: Shape,
+    sliding_window: int = 0,
+    is_prompt: bool = False,
+    dtype: KvCacheDtype = "bf16",
 ) -> Floats:
     """What the twin makes of the whole sequence: [C, n_heads * head_dim]."""
     length, d = len(sequence.qkv), shape.head_dim
@@ -33,7 +39,9 @@ def expected(
     cos, sin = angles(np.arange(length, dtype=np.int32), d)
     q = reference_attention.rope(q, cos, sin) * np.float32(d**-0.5)
     k = reference_attention.rope(k, cos, sin)
-    attended = reference_attention.attention(q, k, v, sliding_window, is_prompt=is_prompt)
+    attended = reference_attention.attention(
+        q, k, v, sliding_window, is_prompt=is_prompt, kv_cache_dtype=dtype
+    )
     return attended.reshape(length, -1)
 
 
@@ -47,21 +55,27 @@ def assert_close(outputs: Floats, want: Floats, is_prompt: bool) -> None:
     assert np.mean(difference > 1e-3) < 0.05
 
 
-def lay_out(shape: Shape, lengths: list[int], seed: int = 0) -> tuple[KVCache, list[Sequence]]:
+def lay_out(
+    shape: Shape, lengths: list[int], seed: int = 0, dtype: KvCacheDtype = "bf16"
+) -> tuple[KVCache, list[Sequence]]:
     """Sequences over shuffled blocks, in a cache with no block to spare."""
     rng = np.random.default_rng(seed)
     num_blocks = max(sum(-(-length // 16) for length in lengths), 1)
     free = [int(block) for block in rng.permutation(num_blocks)]
-    return KVCache(1, num_blocks, shape.n_kv_heads, shape.head_dim), [
+    return KVCache(1, num_blocks, shape.n_kv_heads, shape.head_dim, dtype), [
         make_sequence(rng, shape, length, free) for length in lengths
     ]
 
 
 def whole(
-    shape: Shape, length: int, sliding_window: int = 0, is_prompt: bool = False
+    shape: Shape,
+    length: int,
+    sliding_window: int = 0,
+    is_prompt: bool = False,
+    dtype: KvCacheDtype = "bf16",
 ) -> tuple[Sequence, Floats]:
     """A sequence and its outputs, computed in one step."""
-    kv_cache, [sequence] = lay_out(shape, [length])
+    kv_cache, [sequence] = lay_out(shape, [length], dtype=dtype)
     run(kv_cache, shape, [(sequence, length)], sliding_window, num_prompts=int(is_prompt))
     return sequence, sequence.outputs[0]
 
@@ -70,20 +84,24 @@ def whole(
 @pytest.mark.parametrize("head_dim", [16, 20, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize("length", [1, 17, 70])
 @both_classes
+@both_dtypes
 def test_matches_the_twin(
-    queries_per_kv_head: int, head_dim: int, length: int, is_prompt: bool
+    queries_per_kv_head: int, head_dim: int, length: int, is_prompt: bool, dtype: KvCacheDtype
 ) -> None:
     shape = Shape(2 * queries_per_kv_head, 2, head_dim)
-    sequence, outputs = whole(shape, length, is_prompt=is_prompt)
-    want = expected(sequence, shape, is_prompt=is_prompt)
+    sequence, outputs = whole(shape, length, is_prompt=is_prompt, dtype=dtype)
+    want = expected(sequence, shape, is_prompt=is_prompt, dtype=dtype)
     assert_close(outputs, want, is_prompt)
 
 
 @pytest.mark.parametrize("sliding_window", [0, 1, 5, 16, 100, 300])
 @both_classes
-def test_matches_the_twin_past_a_segment(sliding_window: int, is_prompt: bool) -> None:
-    sequence, outputs = whole(SMOL, 555, sliding_window, is_prompt)
-    want = expected(sequence, SMOL, sliding_window, is_prompt)
+@both_dtypes
+def test_matches_the_twin_past_a_segment(
+    sliding_window: int, is_prompt: bool, dtype: KvCacheDtype
+) -> None:
+    sequence, outputs = whole(SMOL, 555, sliding_window, is_prompt, dtype)
+    want = expected(sequence, SMOL, sliding_window, is_prompt, dtype)
     assert_close(outputs, want, is_prompt)
 
 
@@ -111,10 +129,13 @@ def test_a_group_larger_than_a_tile(is_prompt: bool) -> None:
 @pytest.mark.parametrize("sliding_window", [0, 7, 130])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 300])
 @both_classes
-def test_chunks_give_the_same_bits(chunk: int, sliding_window: int, is_prompt: bool) -> None:
+@both_dtypes
+def test_chunks_give_the_same_bits(
+    chunk: int, sliding_window: int, is_prompt: bool, dtype: KvCacheDtype
+) -> None:
     length = 310
-    _, in_one_step = whole(SMOL, length, sliding_window, is_prompt)
-    kv_cache, [sequence] = lay_out(SMOL, [length])
+    _, in_one_step = whole(SMOL, length, sliding_window, is_prompt, dtype)
+    kv_cache, [sequence] = lay_out(SMOL, [length], dtype=dtype)
     while sequence.num_computed_tokens < length:
         count = min(chunk, length - sequence.num_computed_tokens)
         run(kv_cache, SMOL, [(sequence, count)], sliding_window, num_prompts=int(is_prompt))
@@ -122,18 +143,19 @@ def test_chunks_give_the_same_bits(chunk: int, sliding_window: int, is_prompt: b
 
 
 @pytest.mark.parametrize("num_prompts", [0, 2, 6])
-def test_batching_gives_the_same_bits(num_prompts: int) -> None:
+@both_dtypes
+def test_batching_gives_the_same_bits(num_prompts: int, dtype: KvCacheDtype) -> None:
     """Sequences of both classes in one step, and each alone: all but their last few tokens are
     there before."""
     lengths = [1, 40, 600, 0, 16, 257]
-    kv_cache, together = lay_out(SMOL, lengths)
+    kv_cache, together = lay_out(SMOL, lengths, dtype=dtype)
     before = [(s, max(length - 3, 0)) for s, length in zip(together, lengths, strict=True)]
     run(kv_cache, SMOL, before, num_prompts=num_prompts)
     steps = [(s, len(s.qkv) - s.num_computed_tokens) for s in together]
     run(kv_cache, SMOL, steps, num_prompts=num_prompts)
     for i, sequence in enumerate(together):
         alone = Sequence(sequence.qkv, list(range(len(sequence.blocks))))
-        alone_cache = KVCache(1, max(len(alone.blocks), 1), 3, 64)
+        alone_cache = KVCache(1, max(len(alone.blocks), 1), 3, 64, dtype)
         run(alone_cache, SMOL, [(alone, len(alone.qkv))], num_prompts=int(i < num_prompts))
         np.testing.assert_array_equal(np.concatenate(sequence.outputs), alone.outputs[0])
 
@@ -141,14 +163,15 @@ def test_batching_gives_the_same_bits(num_prompts: int) -> None:
 @pytest.mark.parametrize("head_dim", [18, 64, 80])
 @pytest.mark.parametrize("queries_per_kv_head", [1, 3, 8])
 @both_classes
+@both_dtypes
 def test_instruction_sets_give_the_same_bits(
-    head_dim: int, queries_per_kv_head: int, is_prompt: bool
+    head_dim: int, queries_per_kv_head: int, is_prompt: bool, dtype: KvCacheDtype
 ) -> None:
     shape = Shape(queries_per_kv_head, 1, head_dim)
     results = []
     for isa in kernels.available_isas():
         kernels.set_isa(isa)
-        kv_cache, [sequence] = lay_out(shape, [300])
+        kv_cache, [sequence] = lay_out(shape, [300], dtype=dtype)
         run(kv_cache, shape, [(sequence, 299)], num_prompts=int(is_prompt))
         run(kv_cache, shape, [(sequence, 1)], num_prompts=int(is_prompt))
         results.append(np.concatenate(sequence.outputs))
@@ -157,12 +180,13 @@ def test_instruction_sets_give_the_same_bits(
 
 
 @both_classes
-def test_threads_give_the_same_bits(is_prompt: bool) -> None:
+@both_dtypes
+def test_threads_give_the_same_bits(is_prompt: bool, dtype: KvCacheDtype) -> None:
     """1 thread walks whole tiles, 7 share out the segments of a long decode."""
     results = []
     for num_threads in (1, 2, 7):
         kernels.set_num_threads(num_threads)
-        kv_cache, [sequence] = lay_out(SMOL, [1500])
+        kv_cache, [sequence] = lay_out(SMOL, [1500], dtype=dtype)
         run(kv_cache, SMOL, [(sequence, 1499)], num_prompts=int(is_prompt))
         run(kv_cache, SMOL, [(sequence, 1)], num_prompts=int(is_prompt))
         results.append(np.concatenate(sequence.outputs))
@@ -172,14 +196,17 @@ def test_threads_give_the_same_bits(is_prompt: bool) -> None:
 
 @pytest.mark.parametrize("length", [15, 21, 33])
 @both_classes
-def test_what_a_reused_block_held_cannot_be_seen(length: int, is_prompt: bool) -> None:
+@both_dtypes
+def test_what_a_reused_block_held_cannot_be_seen(
+    length: int, is_prompt: bool, dtype: KvCacheDtype
+) -> None:
     rng = np.random.default_rng(0)
-    kv_cache = KVCache(1, 3, 3, 64)
+    kv_cache = KVCache(1, 3, 3, 64, dtype)
     poison = Sequence(np.full((48, SMOL.width), np.inf, np.float32), [0, 1, 2])
     run(kv_cache, SMOL, [(poison, 48)])
     sequence = make_sequence(rng, SMOL, length, [2, 1, 0])
     run(kv_cache, SMOL, [(sequence, length)], num_prompts=int(is_prompt))
-    want = expected(sequence, SMOL, is_prompt=is_prompt)
+    want = expected(sequence, SMOL, is_prompt=is_prompt, dtype=dtype)
     assert_close(sequence.outputs[0], want, is_prompt)
 
 

@@ -14,8 +14,21 @@ def test_size() -> None:
     assert (kv_cache.n_kv_heads, kv_cache.head_dim) == (3, 64)
 
 
-def test_begins_as_zeros() -> None:
-    k, v = KVCache(2, 3, 2, 10).read(1, 2)
+def test_size_in_int8() -> None:
+    kv_cache = KVCache(30, 7, 3, 64, dtype="int8")
+    assert kv_cache.nbytes == 30 * 7 * 16 * 3 * (64 + 2) * 2
+    assert kv_cache.dtype == "int8"
+    assert KVCache(1, 1, 1, 64).dtype == "bf16"
+
+
+def test_a_type_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="KVCache: dtype must be bf16 or int8; got fp8"):
+        KVCache(1, 1, 1, 64, "fp8")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_begins_as_zeros(dtype: str) -> None:
+    k, v = KVCache(2, 3, 2, 10, dtype).read(1, 2)
     assert k.shape == v.shape == (16, 2, 10)
     assert not k.any() and not v.any()
 

@@ -7,7 +7,7 @@ import pytest
 
 from cierzo import kernels
 from cierzo.kernels import ForwardInput, KVCache, Tensor, rope_and_store
-from cierzo.kernels.reference_attention import rope, round_to_bf16
+from cierzo.kernels.reference_attention import rope, round_to_bf16, round_to_int8
 from tests.kernels.paged import Floats, Ints, angles
 
 
@@ -30,8 +30,12 @@ def step_for(slots: Ints, cos: Floats, sin: Floats, query_scale: Floats) -> Forw
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("head_dim", [2, 16, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize("num_tokens", [0, 1, 33])
-def test_bit_equal_to_the_twin(num_tokens: int, head_dim: int, interleaved: bool) -> None:
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_bit_equal_to_the_twin(
+    num_tokens: int, head_dim: int, interleaved: bool, dtype: str
+) -> None:
     n_heads, n_kv_heads = 6, 2
+    stored = round_to_int8 if dtype == "int8" else round_to_bf16
     rng = np.random.default_rng(0)
     x = rng.standard_normal((num_tokens, n_heads + 2 * n_kv_heads, head_dim), np.float32)
     slots = rng.permutation(64)[:num_tokens].astype(np.int32)
@@ -41,7 +45,7 @@ def test_bit_equal_to_the_twin(num_tokens: int, head_dim: int, interleaved: bool
     want_k = rope(x[:, n_heads:-n_kv_heads], cos, sin, interleaved=interleaved)
     for isa in kernels.available_isas():
         kernels.set_isa(isa)
-        kv_cache = KVCache(2, 4, n_kv_heads, head_dim)
+        kv_cache = KVCache(2, 4, n_kv_heads, head_dim, dtype)
         q = Tensor(0, n_heads * head_dim)
         qkv = Tensor.from_numpy(x.reshape(num_tokens, (n_heads + 2 * n_kv_heads) * head_dim))
         step = step_for(slots, cos, sin, scale)
@@ -50,8 +54,8 @@ def test_bit_equal_to_the_twin(num_tokens: int, head_dim: int, interleaved: bool
         blocks = [kv_cache.read(1, block) for block in range(4)]
         for t, slot in enumerate(slots):
             k, v = blocks[slot // 16]
-            np.testing.assert_array_equal(k[slot % 16], round_to_bf16(want_k[t]))
-            np.testing.assert_array_equal(v[slot % 16], round_to_bf16(x[t, -n_kv_heads:]))
+            np.testing.assert_array_equal(k[slot % 16], stored(want_k[t]))
+            np.testing.assert_array_equal(v[slot % 16], stored(x[t, -n_kv_heads:]))
 
 
 def test_other_slots_and_layers_are_left_alone() -> None:
@@ -68,18 +72,45 @@ def test_other_slots_and_layers_are_left_alone() -> None:
         assert not any(a.any() for a in kv_cache.read(layer, block))
 
 
-def test_a_block_is_copied_in_all_layers() -> None:
-    kv_cache = KVCache(3, 40, 1, 16)
+@pytest.mark.parametrize(
+    ("row", "integers"),
+    [
+        ([127.0, -127.0, 0.5, 1.5], [127, -127, 0, 2]),
+        ([1e-37, -1e-37, 0.0, 0.0], [0, 0, 0, 0]),
+        ([3e38, -3e38, 1e30, 1.0], [127, -127, 0, 0]),
+        ([1.0, np.inf, 0.0, -1.0], None),
+        ([1.0, np.nan, 0.0, -1.0], None),
+    ],
+)
+def test_rows_in_int8(each_isa: str, row: list[float], integers: list[int] | None) -> None:
+    """Ties go to even, what is too small for a scale is zero; not finite stays not finite."""
+    kv_cache = KVCache(1, 1, 1, 4, "int8")
+    qkv = Tensor.from_numpy(np.array([[0.0] * 8 + row], np.float32))
+    angle = np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32)
+    step = step_for(np.array([5], np.int32), *angle, np.ones(1, np.float32))
+    rope_and_store(Tensor(0, 4), qkv, step, kv_cache, 0, 1)
+    _, v = kv_cache.read(0, 0)
+    values = np.array(row, np.float32)
+    if integers is None:
+        assert np.isnan(v[5]).all()
+        return
+    np.testing.assert_array_equal(v[5, 0], round_to_int8(values))
+    np.testing.assert_array_equal(np.rint(v[5, 0] / (v[5].max() or 1.0) * 127), integers)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_a_block_is_copied_in_all_layers(dtype: str) -> None:
+    kv_cache = KVCache(3, 40, 1, 16, dtype)
     cos, sin = angles(np.zeros(1, np.int32), 16)
     step = step_for(np.array([17], np.int32), cos, sin, np.ones(1, np.float32))
     for layer in range(3):
-        qkv = Tensor.from_numpy(np.full((1, 48), layer + 1, np.float32))
+        qkv = Tensor.from_numpy(np.full((1, 48), 127 * (layer + 1), np.float32))
         rope_and_store(Tensor(0, 16), qkv, step, kv_cache, layer, 1)
     kv_cache.copy_block(1, 39)
     for layer in range(3):
         for block in range(40):
             k, v = kv_cache.read(layer, block)
-            assert k.sum() == v.sum() == (16.0 * (layer + 1) if block in (1, 39) else 0.0)
+            assert k.sum() == v.sum() == (2032.0 * (layer + 1) if block in (1, 39) else 0.0)
 
 
 def test_mistakes_are_refused() -> None:
