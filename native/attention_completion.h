@@ -20,11 +20,15 @@ inline constexpr int kRows = 2;
 inline constexpr int kBlocks = 1;
 inline constexpr int kVectors = 2;
 #endif
-#if CIERZO_ISA_LEVEL >= 3
-inline constexpr int64_t kTileBlocks = 4;  // of keys, in tiles
-#endif
 // Fewer rows than this read the cache as it is; more are worth a widened copy of the block.
 inline constexpr int64_t kWorthWidening = 2 * kRows;
+// Few rows wait for memory, and blocks lie anywhere, so that the hardware cannot know what is next:
+// keys and values are asked for so many blocks before they are used.
+inline constexpr int64_t kAhead = 4;
+
+inline void prefetch_plane(const AttentionProblem& p, const std::byte* plane) {
+    for (int64_t i = 0; i < p.cache.plane_nbytes(); i += 64) prefetch(plane + i);
+}
 
 // Unnormalised softmax of some of the context for the rows of a tile; sum 0 = nothing seen.
 struct PartialAttention {
@@ -41,10 +45,6 @@ struct CompletionWorkspace {
     alignas(64) uint16_t q_bf16[kTileRows * kMaxHeadDim];
     alignas(64) float q[kTileRows * kMaxHeadDim];                 // the same, widened
     alignas(64) float block[kBlocks * kBlockSize * kMaxHeadDim];  // keys or values, widened
-#if CIERZO_ISA_LEVEL >= 3
-    alignas(
-        64) uint16_t keys[kTileBlocks * kBlockSize * kMaxHeadDim];  // as tiles, where not stored so
-#endif
     alignas(64) float scores[kTileRows * kSegment];
     alignas(64) float segment[kTileRows * (2 + kMaxHeadDim)];
     alignas(64) float merged[kTileRows * (2 + kMaxHeadDim)];
@@ -64,8 +64,8 @@ inline void with_count(int64_t count, F f) {
     f.template operator()<N>();
 }
 
-// Raw scores of the rows for blocks of a segment: w.scores[row][position in the segment]. Asks for
-// the blocks' values as well. Integer keys and values (int8) count as they are, here and below.
+// Raw scores of the rows for blocks of a segment: w.scores[row][position in the segment]. Integer
+// keys and values (int8) count as they are, here and below.
 void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
                    Positions blocks, CompletionWorkspace& w);
 

@@ -88,7 +88,7 @@ const uint16_t* bf16_keys(const AttentionProblem& p, const AttentionRows& unit, 
                           uint16_t* wide) {
     const std::byte* plane = p.keys(unit, block);
     if (p.cache.type() == KVType::kBf16) return reinterpret_cast<const uint16_t*>(plane);
-    Int8Rows::keys_to_bf16(wide, plane, p.head_dim, Int8Rows::scales(plane, p.head_dim));
+    Int8Rows::keys_to_bf16(wide, plane, p.head_dim);
     return wide;
 }
 const uint16_t* bf16_values(const AttentionProblem& p, const AttentionRows& unit, int64_t block,

@@ -5,17 +5,6 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 
 namespace {
 
-// Asks for the next keys, and for the values of these blocks: blocks lie anywhere, so that the
-// hardware cannot know.
-void prefetch_blocks(const AttentionProblem& p, const AttentionRows& rows, int64_t block,
-                     int64_t count, int64_t end) {
-    const auto ask = [&](const std::byte* plane) {
-        for (int64_t i = 0; i < p.cache.plane_nbytes(); i += 64) prefetch(plane + i);
-    };
-    for (int64_t b = block; b < block + count; ++b) ask(p.values(rows, b));
-    for (int64_t b = block + count; b < std::min(block + 2 * count, end); ++b) ask(p.keys(rows, b));
-}
-
 #if CIERZO_ISA_LEVEL >= 3
 
 // Tiles 0-3: scores of the rows for a block each. 4 and 6: 32 dims of queries and of a block's
@@ -80,40 +69,28 @@ void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
     store_scores<BLOCKS>(scores);
 }
 
-// Block i's keys, as tiles.
-const uint16_t* key_tiles(Bf16Rows, const AttentionProblem&, const std::byte* plane, int64_t,
-                          CompletionWorkspace&) {
-    return reinterpret_cast<const uint16_t*>(plane);
-}
-const uint16_t* key_tiles(Int8Rows, const AttentionProblem& p, const std::byte* plane, int64_t i,
-                          CompletionWorkspace& w) {
-    uint16_t* tiles = w.keys + i * kBlockSize * p.head_dim;
-    Int8Rows::keys_to_bf16(tiles, plane, p.head_dim, f32x16::broadcast(1.0f));
-    return tiles;
-}
-
-template <class Rows>
-void score_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                  Positions blocks, CompletionWorkspace& w) {
+void score_with_tiles(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                      Positions blocks, CompletionWorkspace& w) {
     if (w.configured_rows != rows.count()) {
         tile_configure(score_tiles(p, rows.count()));
         w.configured_rows = rows.count();
     }
     const int64_t first = segment * kSegmentBlocks;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
-        count = std::min(kTileBlocks, blocks.end - b);
-        if (rows.count() < kWorthWidening)
-            prefetch_blocks(p, rows, first + b, count, first + blocks.end);
-        const uint16_t* keys[kTileBlocks] = {};
-        for (int64_t i = 0; i < count; ++i)
-            keys[i] = key_tiles(Rows(), p, p.keys(rows, first + b + i), i, w);
+        count = std::min<int64_t>(4, blocks.end - b);
+        const uint16_t* keys[4] = {};
+        for (int64_t i = 0; i < count; ++i) {
+            if (rows.count() < kWorthWidening && b + i + kAhead < blocks.end)
+                prefetch_plane(p, p.keys(rows, first + b + i + kAhead));
+            keys[i] = reinterpret_cast<const uint16_t*>(p.keys(rows, first + b + i));
+        }
         float* scores = w.scores + b * kBlockSize;
-        with_count<kTileBlocks>(
-            count, [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
+        with_count<4>(count,
+                      [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
     }
 }
 
-#else
+#endif
 
 // Keys of kBlocks blocks, as stored or widened to float32 [head_dim][16 tokens].
 template <class Rows>
@@ -192,16 +169,17 @@ void score_tile(const AttentionProblem& p, int64_t rows, float* scores, const fl
 }
 
 template <class Rows>
-void score_stored(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
-                  Positions blocks, CompletionWorkspace& w) {
+void score_with_vectors(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
+                        Positions blocks, CompletionWorkspace& w) {
     const int64_t rows = tile_rows.count(), first = segment * kSegmentBlocks;
     const bool widened = rows >= kWorthWidening;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
         count = b + kBlocks <= blocks.end ? kBlocks : 1;
-        if (!widened) prefetch_blocks(p, tile_rows, first + b, count, first + blocks.end);
         StoredKeys<Rows> stored = {};
         WideKeys wide = {};
         for (int64_t i = 0; i < count; ++i) {
+            if (!widened && b + i + kAhead < blocks.end)
+                prefetch_plane(p, p.keys(tile_rows, first + b + i + kAhead));
             stored.block[i] = p.keys(tile_rows, first + b + i);
             float* copy = w.block + i * kBlockSize * p.head_dim;
             if (widened) widen_keys<Rows>(copy, stored.block[i], p.head_dim);
@@ -216,14 +194,18 @@ void score_stored(const AttentionProblem& p, const AttentionRows& tile_rows, int
     }
 }
 
-#endif
-
 }  // namespace
 
 void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
                    Positions blocks, CompletionWorkspace& w) {
+#if CIERZO_ISA_LEVEL >= 3
+    // Integers would have to be widened for the unit, which takes longer than it saves.
+    p.cache.type() == KVType::kBf16 ? score_with_tiles(p, rows, segment, blocks, w)
+                                    : score_with_vectors<Int8Rows>(p, rows, segment, blocks, w);
+#else
     with_rows(p.cache.type(),
-              [&]<class Rows>(Rows) { score_stored<Rows>(p, rows, segment, blocks, w); });
+              [&]<class Rows>(Rows) { score_with_vectors<Rows>(p, rows, segment, blocks, w); });
+#endif
 }
 
 }  // namespace cierzo::CIERZO_ISA_NAMESPACE

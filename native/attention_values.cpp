@@ -96,7 +96,7 @@ void for_vectors(int64_t stride, F f) {
 // Few rows: their sums stay in registers, the values are taken as they are.
 template <class Rows>
 void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                const Positions* seen, const float* weights, float* o) {
+                Positions blocks, const Positions* seen, const float* weights, float* o) {
     for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
         count = count_alike(seen, r, rows.count());
         with_count(count, [&]<int ROWS>() {
@@ -105,6 +105,8 @@ void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t se
                 for (auto& row : sum)
                     for (f32x16& s : row) s = f32x16::zero();
                 for (int64_t b = seen[r].begin / kBlockSize; b * kBlockSize < seen[r].end; ++b) {
+                    if (r == 0 && d == 0 && b + kAhead < blocks.end)
+                        prefetch_plane(p, p.values(rows, segment * kSegmentBlocks + b + kAhead));
                     const StoredValues<Rows> values = {p.values(rows, segment * kSegmentBlocks + b),
                                                        p.head_dim};
                     add_tokens(sum, d, weights + r * kSegment + b * kBlockSize, values,
@@ -153,7 +155,7 @@ void add_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t s
         if (rows.count() >= kWorthWidening)
             add_widened<Rows>(p, rows, segment, blocks, seen, w, o);
         else
-            add_stored<Rows>(p, rows, segment, seen, w.scores, o);
+            add_stored<Rows>(p, rows, segment, blocks, seen, w.scores, o);
     });
 }
 

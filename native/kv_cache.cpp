@@ -45,9 +45,9 @@ void ask_for_huge_pages(uintptr_t begin, int64_t nbytes) {
 
 // Zero-filled and 64-byte aligned. calloc, not memset: pages never written stay unbacked.
 std::shared_ptr<std::byte> allocate_zeroed(int64_t nbytes) {
-    void* p = std::calloc(1, size_t(nbytes) + 4096);
+    void* p = std::calloc(1, size_t(nbytes) + kAlignment);
     if (p == nullptr) throw std::bad_alloc();
-    const uintptr_t aligned = (uintptr_t(p) + 4095) / 4096 * 4096;
+    const uintptr_t aligned = (uintptr_t(p) + kAlignment - 1) / kAlignment * kAlignment;
     ask_for_huge_pages(aligned, nbytes);
     return {reinterpret_cast<std::byte*>(aligned), [p](std::byte*) { std::free(p); }};
 }

@@ -77,13 +77,13 @@ struct Int8Rows {
         return f32x16::load_bf16(scales_of(plane, head_dim));
     }
 
-    // Keys times `scales` as Bf16Rows has them.
-    static void keys_to_bf16(uint16_t* out, const std::byte* plane, int64_t head_dim,
-                             f32x16 scales) {
+    // Keys times their scales as Bf16Rows has them.
+    static void keys_to_bf16(uint16_t* out, const std::byte* plane, int64_t head_dim) {
+        const f32x16 block_scales = scales(plane, head_dim);
         for (int64_t d = 0; d < head_dim; d += 2) {
             f32x16 even, odd;
             load_keys(plane, d, even, odd);
-            store_bf16_pairs(out + d * kLanes, even * scales, odd * scales);
+            store_bf16_pairs(out + d * kLanes, even * block_scales, odd * block_scales);
         }
     }
     // Values times their scales as Bf16Rows has them; `out` has room for rows of whole vectors.

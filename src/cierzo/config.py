@@ -21,6 +21,8 @@ GROUP_SIZE = 32
 
 WeightDtype = Literal["int4", "int8", "bf16"]
 KvCacheDtype = Literal["bf16", "int8"]
+"""How keys and values are kept; int8 has a scale per token, KV head, and keys or values."""
+
 Pooling = Literal["last", "mean"]
 """Which hidden state stands for a text: its last token's, or the mean over all its tokens."""
 
@@ -113,10 +115,10 @@ class ModelConfig:
     def queries_per_kv_head(self) -> int:
         return self.n_heads // self.n_kv_heads
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Keys and values of one token over all layers, in bf16."""
-        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * 2
+    def kv_bytes_per_token(self, kv_cache_dtype: KvCacheDtype = "bf16") -> int:
+        """Keys and values of one token over all layers, scales included."""
+        row = self.head_dim + 2 if kv_cache_dtype == "int8" else 2 * self.head_dim
+        return 2 * self.n_layers * self.n_kv_heads * row
 
     @property
     def widest_window(self) -> int | None:
@@ -134,8 +136,8 @@ class ModelConfig:
         return min(blocks, num_blocks_for(self.widest_window + token_budget) + 1)
 
     def kv_bytes(self, num_tokens: int, token_budget: int = TOKEN_BUDGET) -> int:
-        """The same in bytes."""
-        return self.kv_blocks(num_tokens, token_budget) * BLOCK_SIZE * self.kv_bytes_per_token
+        """The same in bytes, in bf16."""
+        return self.kv_blocks(num_tokens, token_budget) * BLOCK_SIZE * self.kv_bytes_per_token()
 
 
 @dataclass(frozen=True, slots=True)

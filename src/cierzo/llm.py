@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cierzo import hub, kernels
-from cierzo.config import BLOCK_SIZE, EngineConfig, ModelConfig
+from cierzo.config import BLOCK_SIZE, EngineConfig, KvCacheDtype, ModelConfig
 from cierzo.engine import (
     Engine,
     FinishReason,
@@ -99,9 +99,13 @@ class LLM:
         dtype: Literal["auto", "bf16", "int8", "int4"] | None = None,
         threads: int | None = None,
         max_model_len: int | None = None,
+        kv_cache_dtype: KvCacheDtype | None = None,
         settings: Settings | None = None,
     ) -> None:
-        given = {"dtype": dtype, "threads": threads, "max_model_len": max_model_len}
+        given = {
+            **{"dtype": dtype, "threads": threads, "max_model_len": max_model_len},
+            "kv_cache_dtype": kv_cache_dtype,
+        }
         settings = load_settings(given, base=settings)
         configure_kernels(settings.isa, _threads_for(settings))
         source = hub.resolve(name_or_path, home=settings.home)
@@ -114,16 +118,18 @@ class LLM:
             max_model_len=settings.max_model_len,
             max_running=settings.max_running,
             token_budget=settings.token_budget,
+            kv_cache_dtype=settings.kv_cache_dtype,
         )
+        token_nbytes = packed.config.kv_bytes_per_token(settings.kv_cache_dtype)
         self.folder = folder  # the packed one
         self.config: ModelConfig = packed.config
-        self.kv_cache_nbytes = plan.num_blocks * BLOCK_SIZE * packed.config.kv_bytes_per_token
+        self.kv_cache_nbytes = plan.num_blocks * BLOCK_SIZE * token_nbytes
         self.max_model_len = plan.max_model_len
         self.tokenizer: Tokenizer = load_tokenizer(folder)
         self.chat_prompt = ChatPrompt(self.tokenizer)
         self._max_waiting = settings.max_waiting
         self.engine = Engine(
-            Transformer(packed),
+            Transformer(packed, kv_cache_dtype=settings.kv_cache_dtype),
             EngineConfig(
                 max_model_len=plan.max_model_len,
                 token_budget=settings.token_budget,

@@ -62,14 +62,14 @@ def test_a_window_bounds_what_is_attended() -> None:
     products = 4 * (LAYERS + DENSE_FEED_FORWARD) + HEAD
     assert prefill_work(narrow, WEIGHTS, 1, 4).ops == 2 * (products + pairs * 2 * 8)
     full, half = (decode_work(config, WEIGHTS, 1, 10).nbytes for config in (DENSE, narrow))
-    assert full - half == 8 * DENSE.kv_bytes_per_token / 2
+    assert full - half == 8 * DENSE.kv_bytes_per_token() / 2
 
 
 def test_a_sparse_layer_costs_its_chosen_experts() -> None:
     work = decode_work(SPARSE, WEIGHTS, 1, 5)
     attention = 2 * 5 * 2 * 8
     assert work.ops == 2 * (LAYERS + SPARSE_FEED_FORWARD + HEAD + attention)
-    assert work.nbytes == 1000 + 800 / 4 + 5 * SPARSE.kv_bytes_per_token
+    assert work.nbytes == 1000 + 800 / 4 + 5 * SPARSE.kv_bytes_per_token()
 
 
 def test_a_batch_reads_the_experts_that_somebody_chose() -> None:
@@ -91,7 +91,7 @@ def test_the_slower_limit_is_the_floor() -> None:
 def test_decode_is_judged_in_the_middle_of_the_answer() -> None:
     load = Load(batch=1, prompt=4, generate=8, cached=2)
     rates = Rates(read_bytes_s=1e4, prompt_ops_s=1.0, completion_ops_s=1e12)
-    nbytes = 1800 + (2 + 4 + 4) * DENSE.kv_bytes_per_token
+    nbytes = 1800 + (2 + 4 + 4) * DENSE.kv_bytes_per_token()
     floor = decode_reached(DENSE, WEIGHTS, rates, load, tok_s=1.0).floor_tok_s
     assert floor == pytest.approx(1e4 / nbytes, abs=0.05)
 

@@ -50,6 +50,7 @@ def bench(
     threads: options.Threads = None,
     isa: options.Isa = None,
     dtype: options.Dtype = None,
+    kv_cache_dtype: options.KvCacheDtype = None,
     home: options.Home = None,
 ) -> None:
     """Measure prefill and decode of MODEL: medians of several runs after a warm-up, each beside the
@@ -64,6 +65,7 @@ def bench(
         threads=threads,
         isa=isa,
         dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
         home=home,
         max_model_len=cached + prompt + generate,
         max_running=max(batches),
@@ -145,6 +147,7 @@ def _measure_model(
         "model": model,
         "threads": threads,
         "isa": isa,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "repeat": repeat,
         "load_s": round(load_s, 3),
         "memory": {
@@ -163,7 +166,12 @@ def _measure_model(
                 "prefill": asdict(
                     prefill_reached(config, weights, rates, load, speed.prefill_tok_s)
                 ),
-                "decode": asdict(decode_reached(config, weights, rates, load, speed.decode_tok_s)),
+                "decode": asdict(
+                    decode_reached(
+                        *(config, weights, rates, load, speed.decode_tok_s),
+                        settings.kv_cache_dtype,
+                    )
+                ),
             }
             for load, speed in rows
         ],
@@ -214,7 +222,8 @@ def _print_table(result: dict[str, Any]) -> None:
     )
     out.print(
         f"resident {memory['resident_bytes']}: weights {memory['weights_bytes']}, KV cache"
-        f" {memory['kv_cache_bytes']}, rest {memory['rest_bytes']}; peak {memory['peak_bytes']}"
+        f" {memory['kv_cache_bytes']} in {result['kv_cache_dtype']}, rest {memory['rest_bytes']};"
+        f" peak {memory['peak_bytes']}"
     )
     table = Table("sequences", box=None, pad_edge=False)
     titles = ("prefill tok/s", "of floor", "decode tok/s", "of floor", "first token ms")

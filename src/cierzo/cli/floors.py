@@ -12,7 +12,7 @@ from typing import Literal
 
 from cierzo.cli.roofline import Roofline
 from cierzo.cli.speed import Load
-from cierzo.config import ModelConfig
+from cierzo.config import KvCacheDtype, ModelConfig
 from cierzo.errors import SettingError
 from cierzo.models.packed_folder import PackedEntry
 
@@ -88,12 +88,18 @@ def expert_share(config: ModelConfig, num_tokens: int) -> float:
     return 1 - missed**num_tokens
 
 
-def decode_work(config: ModelConfig, weights: ModelBytes, batch: int, context: float) -> Work:
+def decode_work(
+    config: ModelConfig,
+    weights: ModelBytes,
+    batch: int,
+    context: float,
+    kv_cache_dtype: KvCacheDtype = "bf16",
+) -> Work:
     """One step of `batch` sequences that have `context` tokens each behind them."""
     products = batch * (_layer_multiply_adds(config) + _head_multiply_adds(config))
     attended = sum(min(context, window or context) for window in config.sliding_window)
     attention = batch * attended * 2 * config.n_heads * config.head_dim
-    kv_nbytes = batch * attended * config.kv_bytes_per_token / config.n_layers
+    kv_nbytes = batch * attended * config.kv_bytes_per_token(kv_cache_dtype) / config.n_layers
     read = weights.every_step + weights.experts * expert_share(config, batch)
     return Work(2 * (products + attention), read + kv_nbytes)
 
@@ -153,11 +159,16 @@ def prefill_reached(
 
 
 def decode_reached(
-    config: ModelConfig, weights: ModelBytes, rates: Rates, load: Load, tok_s: float
+    config: ModelConfig,
+    weights: ModelBytes,
+    rates: Rates,
+    load: Load,
+    tok_s: float,
+    kv_cache_dtype: KvCacheDtype = "bf16",
 ) -> Reached:
     """Of the step in the middle of the answer."""
     context = load.cached + load.prompt + load.generate / 2
-    work = decode_work(config, weights, load.batch, context)
+    work = decode_work(config, weights, load.batch, context, kv_cache_dtype)
     return reached(work, load.batch, tok_s, rates.read_bytes_s, rates.completion_ops_s)
 
 

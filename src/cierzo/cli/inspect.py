@@ -90,7 +90,7 @@ def rows(report: ModelReport) -> list[tuple[str, Any]]:
     ]
     found += [
         ("weights in memory", _size(report.weights_nbytes)),
-        (f"KV cache at {report.context_length} tokens", _size(report.kv_cache_nbytes)),
+        (f"KV cache at {report.context_length} tokens in bf16", _size(report.kv_cache_nbytes)),
         ("memory needed", _size(report.memory_nbytes)),
         ("memory available", _size(report.available_nbytes)),
         ("tokenizer", report.tokenizer),

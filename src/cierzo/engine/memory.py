@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cierzo.config import BLOCK_SIZE, TOKEN_BUDGET, ModelConfig
+from cierzo.config import BLOCK_SIZE, TOKEN_BUDGET, KvCacheDtype, ModelConfig
 from cierzo.errors import ModelTooLargeError, SettingError
 
 NUM_FULL_SEQUENCES = 8
@@ -58,6 +58,7 @@ def plan_kv_cache(
     max_model_len: int | None,
     max_running: int,
     token_budget: int = TOKEN_BUDGET,
+    kv_cache_dtype: KvCacheDtype = "bf16",
 ) -> KvPlan:
     """Blocks for `max_running` sequences of a `max_model_len` that was asked for, or for eight of
     the model's own, in what weights, buffers and the process leave of the ceiling; at least for
@@ -83,16 +84,18 @@ def plan_kv_cache(
         raise ModelTooLargeError(
             f"{sums}; raise --memory, choose a smaller dtype (int8, int4) or a smaller model"
         )
-    block_bytes = config.kv_bytes_per_token * BLOCK_SIZE
+    block_bytes = config.kv_bytes_per_token(kv_cache_dtype) * BLOCK_SIZE
     most_blocks = left // block_bytes
     blocks_each = config.kv_blocks(length, token_budget)
     if blocks_each > most_blocks and max_model_len is None and most_blocks >= LEAST_USEFUL_BLOCKS:
         length, blocks_each = most_blocks * BLOCK_SIZE, most_blocks
     if blocks_each > most_blocks:
+        smaller = ", or keep keys and values in int8 (--kv-cache-dtype)"
         raise ModelTooLargeError(
             f"the KV cache of one sequence of {length} tokens takes {blocks_each} blocks × "
             f"{block_bytes} bytes = {_gib(blocks_each * block_bytes)}, but {sums}; lower "
             f"max_model_len to {most_blocks * BLOCK_SIZE} or raise --memory"
+            f"{smaller if kv_cache_dtype == 'bf16' else ''}"
         )
     num_sequences = NUM_FULL_SEQUENCES if max_model_len is None else max_running
     return KvPlan(length, min(most_blocks, num_sequences * blocks_each))

@@ -43,7 +43,7 @@ class ModelReport:
     """One model, described. None: unknown, because the model is of a kind we do not run.
 
     `weights_nbytes` is what the weights take in memory once packed, `kv_cache_nbytes` the
-    KV cache for `context_length` tokens. `problem` says why it will not run here, or is None.
+    bf16 KV cache for `context_length` tokens. `problem` says why it will not run here, or is None.
     """
 
     source: Path

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cierzo import kernels
-from cierzo.config import ModelConfig
+from cierzo.config import KvCacheDtype, ModelConfig
 from cierzo.kernels import ForwardInput, KVCache, PackedWeight, Program, RMSNorm, Tensor
 from cierzo.models.rope import RotaryEmbedding
 
@@ -169,9 +169,16 @@ class Transformer:
 
     `tells_prompt_apart`: a prompt token's KV differs from the same token's that was sampled.
     Unset: where there is a matrix unit, for which many rows are worth an arithmetic of their own.
+    `kv_cache_dtype` is what its KV caches hold.
     """
 
-    def __init__(self, weights: Weights, tells_prompt_apart: bool | None = None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        tells_prompt_apart: bool | None = None,
+        kv_cache_dtype: KvCacheDtype = "bf16",
+    ) -> None:
+        self._kv_cache_dtype = kv_cache_dtype
         self.config = config = weights.config
         self.tells_prompt_apart = (
             kernels.isa() == "amx" if tells_prompt_apart is None else tells_prompt_apart
@@ -193,7 +200,7 @@ class Transformer:
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         c = self.config
-        return KVCache(c.n_layers, num_blocks, c.n_kv_heads, c.head_dim)
+        return KVCache(c.n_layers, num_blocks, c.n_kv_heads, c.head_dim, self._kv_cache_dtype)
 
     def copy_blocks(self, kv_cache: KVCache, copies: list[tuple[int, int]]) -> None:
         """Copy keys and values of whole blocks, (from, to), one after another."""
