@@ -181,6 +181,11 @@ def test_what_is_given_wins_over_settings(tiny_gguf: Path) -> None:
         assert llm.max_model_len == 100
     with LLM(tiny_gguf, settings=settings, max_model_len=50, dtype="int4") as llm:
         assert llm.max_model_len == 50
+    with LLM(tiny_gguf, settings=settings) as llm, LLM(tiny_gguf, kv_cache_dtype="int8") as small:
+        assert small.kv_cache_nbytes / small.config.kv_bytes_per_token("int8") == 8 * 512
+        assert np.abs(small.logits(range(1, 90)) - llm.logits(range(1, 90))).max() > 0.0
+    with pytest.raises(SettingError, match="kv-cache-dtype is 'fp8': Input should be 'bf16' or"):
+        LLM(tiny_gguf, kv_cache_dtype="fp8")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="over the 512 tokens"):
         LLM(tiny_gguf, max_model_len=513)
     with pytest.raises(ModelNotFoundError):

@@ -71,10 +71,12 @@ def test_generate_is_the_same_with_the_same_seed(model: Path) -> None:
 
 def test_bench_prints_one_object(model: Path) -> None:
     arguments = ["--prompt", "16", "--generate", "8", "--batch", "1,2", "--repeat", "1"]
-    result = cierzo("bench", str(model), *arguments, "--threads", "1", "--json")
+    arguments += ["--threads", "1", "--kv-cache-dtype", "int8"]
+    result = cierzo("bench", str(model), *arguments, "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["threads"] == 1
+    assert report["kv_cache_dtype"] == "int8"
     assert report["load_s"] > 0 and report["memory"]["resident_bytes"] > 1_000_000
     assert [row["batch"] for row in report["batches"]] == [1, 2]
     assert all(row["prefill_tok_s"] > 0 for row in report["batches"])

@@ -63,6 +63,8 @@ def test_a_window_bounds_what_is_attended() -> None:
     assert prefill_work(narrow, WEIGHTS, 1, 4).ops == 2 * (products + pairs * 2 * 8)
     full, half = (decode_work(config, WEIGHTS, 1, 10).nbytes for config in (DENSE, narrow))
     assert full - half == 8 * DENSE.kv_bytes_per_token() / 2
+    smaller = decode_work(DENSE, WEIGHTS, 1, 10, "int8").nbytes
+    assert full - smaller == 10 * (DENSE.kv_bytes_per_token() - DENSE.kv_bytes_per_token("int8"))
 
 
 def test_a_sparse_layer_costs_its_chosen_experts() -> None:

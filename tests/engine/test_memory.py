@@ -42,6 +42,17 @@ def test_no_more_than_all_else_leaves_under_the_ceiling() -> None:
     assert plan(0.5) == KvPlan(16384, GIB // 2 // (512 * 1024))  # the length gives way
 
 
+def test_int8_keys_and_values_hold_more() -> None:
+    assert CONFIG.kv_bytes_per_token("int8") == 32 * 1024 // 2 + 32 * 2 * 2 * 2  # and scales
+    block_nbytes = 16 * CONFIG.kv_bytes_per_token("int8")
+    assert plan(0.5, kv_cache_dtype="int8").num_blocks == GIB // 2 // block_nbytes
+    assert plan(0.5, kv_cache_dtype="int8", max_model_len=20000).max_model_len == 20000
+    with pytest.raises(ModelTooLargeError, match=r"or raise --memory$"):
+        plan(0.25, kv_cache_dtype="int8", max_model_len=20000)
+    with pytest.raises(ModelTooLargeError, match=r"or keep keys and values in int8 \(--kv-cache-"):
+        plan(0.25, max_model_len=20000)
+
+
 def test_a_window_in_every_layer_leaves_the_full_length() -> None:
     windowed = replace(CONFIG, sliding_window=(4096,) * 32)
     # Half a GiB would hold 16384 tokens if all of them stayed.

@@ -25,15 +25,18 @@ from tests.engine.helpers import Eager, Oracle, Result, finish_all, run_all
 from tests.tiny_checkpoints import BlockType, tiny_model, write_gguf
 
 KINDS = ["mistral", "mistral-window", "mistral-window-list", "mixtral", "ministral3"]
+KINDS += ["mistral/int8", "mistral-window/int8"]  # of the KV cache
 SAMPLED = SamplingParams(temperature=0.9, max_tokens=24, seed=11, logprobs=2)
 
 
 @cache
 def model_of(kind: str) -> Transformer:
+    name, _, of_kv_cache = kind.partition("/")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
-        write_gguf(path, tiny_model(kind), block_type=BlockType.Q4_1)
-        return Transformer(open_packed(ensure_packed(path)))
+        write_gguf(path, tiny_model(name), block_type=BlockType.Q4_1)
+        packed = open_packed(ensure_packed(path))
+        return Transformer(packed, kv_cache_dtype="int8" if of_kv_cache == "int8" else "bf16")
 
 
 def core_of(kind: str, **config: Any) -> EngineCore:
@@ -76,11 +79,11 @@ def test_chunked_batched_cached_and_preempted_are_the_same_to_the_bit(kind: str)
         again.add(arrival, request)
     warm = finish_all(again)
     assert [said(warm[arrival, 0]) for arrival in range(10, 15)] == expected
-    if kind != "mistral-window":  # whose early blocks are gone
+    if kind not in ("mistral-window", "mistral-window/int8"):  # whose early blocks are gone
         assert all(warm[arrival, 0].events[0].num_cached_tokens > 0 for arrival in range(10, 15))
 
 
-@pytest.mark.parametrize("kind", ["mistral", "mixtral"])
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "mistral/int8"])
 def test_preempted_is_the_same_to_the_bit(kind: str) -> None:
     requests = [
         request_of(40 + i, seed=i, params=replace(SAMPLED, max_tokens=60)) for i in range(4)

@@ -161,7 +161,8 @@ def _cache(d: Draw) -> tuple[KVCache, ForwardInput, int]:
             step = ForwardInput(**arrays)
     else:
         step = ForwardInput(**arrays)
-    return KVCache(2, num_blocks, n_kv_heads, head_dim), step, n_kv_heads * d.of(1, 3, 4)
+    cache = KVCache(2, num_blocks, n_kv_heads, head_dim, d.of("bf16", "int8"))
+    return cache, step, n_kv_heads * d.of(1, 3, 4)
 
 
 def _rope_and_store(d: Draw) -> Call:
@@ -227,11 +228,12 @@ def _forward_input(d: Draw) -> Call:
 
 def _kv_cache(d: Draw) -> Call:
     sizes = {"n_layers": d.of(1, 3), "num_blocks": d.of(1, 5)}
-    return KVCache, {**sizes, "n_kv_heads": d.of(1, 2), "head_dim": d.of(2, 64)}
+    rows = {"n_kv_heads": d.of(1, 2), "head_dim": d.of(2, 64), "dtype": d.of("bf16", "int8")}
+    return KVCache, {**sizes, **rows}
 
 
 def _kv_cache_read(d: Draw) -> Call:
-    cache = KVCache(2, 3, d.of(1, 2), d.of(2, 64))
+    cache = KVCache(2, 3, d.of(1, 2), d.of(2, 64), d.of("bf16", "int8"))
     return cache.read, {"layer": d.of(0, 1), "block": d.of(0, 2)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,9 @@ def test_attention_layer_is_its_parts(
     norm = RMSNorm(Tensor.from_numpy(normal(3, 1, DIM)), 1e-5)
     qkv = Tensor(0, (N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM)
     q, attended = Tensor(0, N_HEADS * HEAD_DIM), Tensor(0, N_HEADS * HEAD_DIM)
-    for threads in (1, 2, 3):
+    for threads, kv_dtype in product((1, 2, 3), ("bf16", "int8")):
         set_num_threads(threads)
-        caches = [KVCache(2, 4, N_KV_HEADS, HEAD_DIM) for _ in range(2)]
+        caches = [KVCache(2, 4, N_KV_HEADS, HEAD_DIM, kv_dtype) for _ in range(2)]
         begin = 0
         for count, num_prompt_tokens in STEPS:
             step, rows = step_of(begin, count, num_prompt_tokens), normal(begin, count, DIM)

@@ -104,13 +104,13 @@ def test_a_block_is_copied_in_all_layers(dtype: str) -> None:
     cos, sin = angles(np.zeros(1, np.int32), 16)
     step = step_for(np.array([17], np.int32), cos, sin, np.ones(1, np.float32))
     for layer in range(3):
-        qkv = Tensor.from_numpy(np.full((1, 48), 127 * (layer + 1), np.float32))
+        qkv = Tensor.from_numpy(np.full((1, 48), 127 << layer, np.float32))
         rope_and_store(Tensor(0, 16), qkv, step, kv_cache, layer, 1)
     kv_cache.copy_block(1, 39)
     for layer in range(3):
         for block in range(40):
             k, v = kv_cache.read(layer, block)
-            assert k.sum() == v.sum() == (2032.0 * (layer + 1) if block in (1, 39) else 0.0)
+            assert k.sum() == v.sum() == (2032.0 * (1 << layer) if block in (1, 39) else 0.0)
 
 
 def test_mistakes_are_refused() -> None:
