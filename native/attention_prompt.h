@@ -38,9 +38,6 @@ struct PromptWorkspace {
     // [block][16 pairs of dims][16 tokens][2]: the dims past the last 32, with zeros behind.
     alignas(64) uint16_t last_dims[kStretchBlocks * kBf16Tile];
     const uint16_t* keys[kStretchBlocks];
-    // What is not stored so: keys of a stretch, values of a block.
-    alignas(64) uint16_t wide_keys[kStretch * kMaxHeadDim];
-    alignas(64) uint16_t wide_values[kBlockSize * kMaxHeadDim];
     // [row tile][16 dims][16 rows][16], not normalised.
     alignas(64) float o[kPromptUnitRows * kMaxHeadDim];
     alignas(64) float scores[kTilePair * kStepBlocks * kFloatTile];  // [16 rows][16 tokens] each
@@ -52,6 +49,9 @@ struct PromptWorkspace {
     alignas(64) float sums[kPromptUnitRows * kLanes];
     float rescale[kPromptUnitRows];
     Ahead ahead;
+    // Of an int8 cache, in bf16: keys of the stretch, values of a block.
+    alignas(64) uint16_t wide_keys[kStretch * kMaxHeadDim];
+    alignas(64) uint16_t wide_values[kBlockSize * kMaxHeadDim];
 };
 
 // The row tiles [tile, tile + count) of a unit, 1 <= count <= kTilePair, and groups of a stretch.

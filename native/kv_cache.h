@@ -12,9 +12,8 @@ namespace cierzo {
 // How a number is stored (kv_rows.h reads and writes rows). A plane, one head's keys or values of a
 // block, is
 //   bf16  keys [head_dim / 2][16 tokens][2], values [8 pairs of tokens][head_dim][2]
-//   int8  keys [head_dim][16 tokens], values [16 tokens][head_dim]; then 16 scales in bf16: a
-//   number
-//         is integer * scale of its token
+//   int8  keys [head_dim][16 tokens], values [16 tokens][head_dim], both as integers, and behind
+//         them the tokens' 16 scales in bf16
 enum class KVType { kBf16, kInt8 };
 
 const char* kv_type_name(KVType type);
