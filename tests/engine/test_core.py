@@ -162,7 +162,7 @@ def test_blocks_are_made_ready_once_and_only_while_nobody_had_them() -> None:
 
 def test_no_more_is_made_ready_than_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CopyingModel()
-    block_nbytes = model.config.kv_bytes_per_token * BLOCK_SIZE
+    block_nbytes = model.config.kv_bytes_per_token() * BLOCK_SIZE
     monkeypatch.setattr("cierzo.engine.core.READY_NBYTES", 3 * block_nbytes)
     core = make_core(model, num_blocks=16)
     while core.make_ready():

@@ -72,7 +72,7 @@ class EngineCore:
         self._sampler = Sampler()
         self._requests: dict[int, list[Sequence]] = {}
         self._stats = EngineStats()
-        block_nbytes = model.config.kv_bytes_per_token * BLOCK_SIZE
+        block_nbytes = model.config.kv_bytes_per_token() * BLOCK_SIZE  # at most: int8 takes half
         self._max_ready = min(config.num_blocks, READY_NBYTES // block_nbytes)
         self._num_ready = 0
 
