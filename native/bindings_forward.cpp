@@ -59,7 +59,8 @@ void bind_kv_cache(nb::module_& m) {
         .def_prop_ro("dtype",
                      [](const KVCache& cache) { return std::string(kv_type_name(cache.type())); })
         .def_prop_ro("nbytes", &KVCache::nbytes)
-        .def("copy_block", &KVCache::copy_block, "source"_a, "target"_a)
+        .def("copy_block", &KVCache::copy_block, "source"_a, "target"_a,
+             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "read",
             [](const KVCache& cache, int64_t layer, int64_t block) {

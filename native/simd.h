@@ -13,8 +13,8 @@
 //   max, min             a > b ? a : b and a < b ? a : b, so b where either is NaN
 //   select_less          x < limit ? if_less : otherwise
 //   round_to_int         half to even; |x| must be below 2^22
-//   above_floor(x)       x less the greatest integer not above it, rounded down
-//   exp2_int             2^n for -126 <= n <= 127
+//   above_floor(x)       x less the greatest integer not above it, rounded down; of infinity 0
+//   exp2_int             2^n for -126 <= n <= 127; 0 at -127, infinite at 128
 //   reciprocal_guess     of normal numbers above 0, to 12 %
 //   times_exp2(a, x)     a * 2^n, n the greatest integer not above x, a in [1, 2]; 0 where that is
 //                        denormal (inside a region), infinite from x = 128 on

@@ -2,6 +2,7 @@
 // Included by simd.h, which says what the operations mean.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -126,7 +127,8 @@ inline f32x16 floor(f32x16 a) {
 }
 inline f32x16 above_floor(f32x16 a) {
     const f32x16 n = floor(a), f = a - n;  // inexact at most between 1/2 and 1, where n is -1
-    return select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
+    const f32x16 down = select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
+    return select_less(f32x16::broadcast(FLT_MAX), abs(a), f32x16::zero(), down);
 }
 inline f32x16 times_exp2(f32x16 a, f32x16 x) {
     const f32x16 least = f32x16::broadcast(-127.0f), most = f32x16::broadcast(128.0f);

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cierzo.ids import new_id
+from cierzo.ids import continue_after, new_id
 
 
 def test_ids_ascend_though_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +32,10 @@ def test_threads_never_get_the_same() -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda _: new_id(), range(4000)))
     assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("given", ["", "kept", "ffffffff-ffff-7fff-bfff-ffffffffffff"])
+def test_ids_that_nobody_can_have_given_are_passed_over(given: str) -> None:
+    before = new_id()
+    continue_after(given)
+    assert before < new_id() < "0a"

@@ -10,8 +10,11 @@ import secrets
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 TICKS_PER_MS = 4096  # the twelve bits between a UUIDv7's version and its variant
+LATEST_MS = 253_402_300_800_000
+"""The year 10000: no clock of ours was ever there."""
 
 
 class _Ticks:
@@ -42,9 +45,12 @@ def new_id() -> str:
 
 
 def continue_after(given_id: str) -> None:
-    """From here on ids are greater than this one, which another process gave out."""
-    value = uuid.UUID(given_id).int
-    _ticks.skip_to((value >> 80) * TICKS_PER_MS + (value >> 64) % TICKS_PER_MS)
+    """From here on ids are greater than this one, which another process gave out; one that no
+    `new_id` can have made, by its form or its time, is passed over."""
+    with suppress(ValueError):
+        value = uuid.UUID(given_id).int
+        if value >> 80 < LATEST_MS:
+            _ticks.skip_to((value >> 80) * TICKS_PER_MS + (value >> 64) % TICKS_PER_MS)
 
 
 def now_ms() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -434,3 +435,30 @@ def test_an_idle_engine_makes_memory_ready_and_then_answers_as_ever() -> None:
         assert model.is_ready.wait(60)
         request = make_request(prompt_of(30))
         assert tokens_of(list(engine.submit(request))) == alone(request)
+
+
+def test_what_was_asked_right_before_the_end_is_answered() -> None:
+    """While the engine's thread is busy with a call: nothing is left in its inbox for ever."""
+    begun, may_end = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        assert may_end.wait(120)
+
+    with running() as engine:
+        threads = [Thread(target=engine._call, args=(hold,))]
+        threads[0].start()
+        assert begun.wait(120)
+        stream = engine.submit(make_request(prompt_of(5)))
+        threads += [Thread(target=settle, args=(engine,)), Thread(target=engine.close)]
+        threads[1].start()
+        while len(engine._inbox) < 2:
+            time.sleep(0.001)
+        threads[2].start()
+        while engine.is_healthy():
+            time.sleep(0.001)
+        may_end.set()
+        assert [event.finish_reason for event in stream] == ["error"]
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive()

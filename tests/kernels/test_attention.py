@@ -179,6 +179,19 @@ def test_instruction_sets_give_the_same_bits(
         np.testing.assert_array_equal(result, results[0])
 
 
+def test_scores_that_overflow_give_the_same_bits() -> None:
+    results = []
+    for isa in kernels.available_isas():
+        kernels.set_isa(isa)
+        kv_cache, [sequence] = lay_out(SMOL, [100])
+        sequence.qkv[40] *= 1e37
+        run(kv_cache, SMOL, [(sequence, 100)], num_prompts=1)
+        results.append(sequence.outputs[0])
+    assert np.isfinite(results[0][:40]).all() and not np.isfinite(results[0]).all()
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
 @both_classes
 @both_dtypes
 def test_threads_give_the_same_bits(is_prompt: bool, dtype: KvCacheDtype) -> None:

@@ -203,7 +203,9 @@ def _serve_on(
         files = FileStore(database, settings.data)
 
         async def background(app: FastAPI) -> None:
-            await asyncio.gather(run_jobs(app), elsewhere.follow(app.state.models))
+            async with asyncio.TaskGroup() as together:
+                together.create_task(run_jobs(app))
+                together.create_task(elsewhere.follow(app.state.models))
 
         classifiers = ClassifierFolder(settings.data)
         app = build_app(served, database, files, config, classifiers, background)

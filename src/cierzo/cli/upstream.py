@@ -78,7 +78,7 @@ def add(
 
     where = None if tokenizer is None else str(tokenizer)
     wanted = Upstream(name, kind.value if kind else "", url, key_env, where, (), now_ms())
-    asked = _asked(wanted, model)
+    asked = _asked(wanted, None if model is None else [_pair(text) for text in model])
     with open_store(data=data, database_url=database_url) as database:
         upstreams.add(
             database,
@@ -127,13 +127,21 @@ def set_(
                 key_env=key_env or old.key_env,
                 tokenizer=str(tokenizer) if tokenizer else old.tokenizer,
             ),
-            model or [f"{offered.name}={offered.there}" for offered in old.models],
+            [_pair(text) for text in model]
+            if model
+            else [(offered.name, offered.there) for offered in old.models],
         )
         upstreams.change(database, asked)
     _say(asked)
 
 
-def _asked(wanted: Upstream, models: Sequence[str] | None) -> Upstream:
+def _pair(text: str) -> tuple[str, str]:
+    """Our name and theirs of `--model OURS=THEIRS`, or of THEIRS alone."""
+    ours, _, theirs = text.rpartition("=")
+    return ours or theirs, theirs
+
+
+def _asked(wanted: Upstream, models: Sequence[tuple[str, str]] | None) -> Upstream:
     """`wanted` with what its server says: its models, and its kind where that is "".
 
     Raises SettingError, StoreError, EngineError, ModelError.
@@ -281,7 +289,9 @@ def _ask(name: str, url: str, key: str | None) -> ListedModels:
     return asyncio.run(ask())
 
 
-def _chosen(name: str, listed: ListedModels, wanted: Sequence[str] | None) -> list[UpstreamModel]:
+def _chosen(
+    name: str, listed: ListedModels, wanted: Sequence[tuple[str, str]] | None
+) -> list[UpstreamModel]:
     """What is offered, with our names. Raises SettingError for what the upstream lacks and for
     names that this server's own moderation models have."""
     from cierzo.classifiers.moderation import find_moderation_model
@@ -295,13 +305,11 @@ def _chosen(name: str, listed: ListedModels, wanted: Sequence[str] | None) -> li
             if find_moderation_model(model.id) is None
         ]
     offered = []
-    for pair in wanted:
-        ours, _, theirs = pair.rpartition("=")
+    for ours, theirs in wanted:
         if theirs not in there:
             raise SettingError(
                 f"the upstream {name} has no model {theirs!r}; it has {', '.join(there) or 'none'}"
             )
-        ours = ours or theirs
         if find_moderation_model(ours) is not None:
             raise SettingError(
                 f"{ours} is a moderation model of this server's own; offer the upstream's under"

@@ -260,7 +260,8 @@ class EngineCore:
         stats.num_steps += 1
         stats.num_computed_tokens += batch.num_tokens
         stats.total_step_s += step_s
-        if self._speculator is not None and len(batch.logits_rows) == batch.num_tokens:
+        is_measured = len(batch.logits_rows) == batch.num_tokens and not batch.prompt_rows
+        if self._speculator is not None and is_measured:
             num_guessed = batch.num_tokens - len(batch.scheduled)
             num_right = sum(map(len, samples)) - len(samples)
             self._speculator.observe(batch.num_tokens, num_guessed, num_right, step_s)

@@ -40,7 +40,7 @@ IDLE_S = 0.1
 """Without work for so long, the engine makes memory ready for what will come."""
 
 PAUSE_S = 0.001
-"""Between two blocks of that, for the other threads' sake: to write one keeps the interpreter."""
+"""Between two blocks of that, for the other threads' sake."""
 
 STOPPED = "the engine was stopped before this request finished; send it again to a running one"
 
@@ -130,13 +130,14 @@ class Engine:
     def _take_inbox(self) -> bool:
         """Wait until there is something to compute, and let in what was asked. False at the end."""
         self._wait()
-        with self._changed:
+        with self._changed:  # what comes before the end is known here is still let in
             inbox, self._inbox = self._inbox, []
+            is_stopping = self._is_stopping
         for act in inbox:
             self._held += act()
         if inbox:  # a new prompt may make the next step a long one
             self._hand_over()
-        return not self._is_stopping
+        return not is_stopping
 
     def _wait(self) -> None:
         """Return when there is something to do, and be prepared for it."""

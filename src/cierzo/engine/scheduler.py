@@ -162,7 +162,7 @@ class Scheduler:
 
     def _add_drafts(self, chosen: dict[Sequence, int]) -> None:
         """Have guesses computed beside the decodes of `chosen`, where that pays."""
-        if self._speculator is None or not chosen:
+        if self._speculator is None:
             return
         # The first completion token is drawn from a prompt's row, whose arithmetic is another.
         decodes = [sequence for sequence in chosen if sequence.num_completion_tokens > 0]

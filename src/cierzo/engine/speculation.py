@@ -62,7 +62,7 @@ class Speculator:
 
     def plan(self, sequences: list[Sequence], num_rows: int, room: int) -> dict[Sequence, Draft]:
         """Drafts for some of `sequences`, in a step that computes `num_rows` rows without them and
-        has room for `room` more."""
+        has room for `room` more. To be asked before every step, also one without sequences."""
         self._planning_s = 0.0
         regime = self._regime(num_rows)
         if not regime.may_guess:
@@ -145,7 +145,7 @@ class Regime:
 
     def charge(self, num_sequences: int, planning_s: float) -> None:
         """Set off what it took to look for guesses, in a step of so many sequences."""
-        self.credit -= planning_s / self.plain.of(num_sequences)
+        self.credit -= min(planning_s / self.plain.of(num_sequences), LONGEST)
 
     def observe(self, num_rows: int, num_guessed: int, num_right: int, step_s: float) -> None:
         """Take note of a step of `num_rows` rows, guesses among them. `step_s` is without the

@@ -21,9 +21,19 @@ BARE_SPM_FILE = "tokenizer.model"
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a packed folder or checkpoint folder; the vendor's own file wins.
 
-    Raises ModelFileError when there is none or it is damaged, UnsupportedModelError when it is
-    of a kind that Cierzo cannot read.
+    Raises ModelFileError when there is none or it is damaged or may not be read,
+    UnsupportedModelError when it is of a kind that Cierzo cannot read.
     """
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise ModelFileError(
+            f"the tokenizer in {folder} cannot be read: {error}; let the user that Cierzo runs as"
+            " read the folder and its files"
+        ) from error
+
+
+def _load(folder: Path) -> Tokenizer:
     spm_files = sorted(folder.glob(SPM_PATTERN), key=_spm_version)
     # Imported as needed: each library takes its time to load, and a model needs one.
     if (folder / TEKKEN_FILE).is_file() or spm_files:

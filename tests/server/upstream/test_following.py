@@ -39,6 +39,8 @@ def add(database: Database, url: str, name: str = "there", model: str = "far") -
 
 
 def key_of(upstream: Upstream) -> str | None:
+    if upstream.key_env == "UNREADABLE":
+        raise PermissionError("not for this user")
     if upstream.key_env is not None:
         raise SettingError(f"the variable {upstream.key_env} is not set")
     return None
@@ -65,6 +67,10 @@ def offered(client: httpx.Client) -> set[str]:
     }
 
 
+def is_whole(stream: str) -> bool:
+    return '"lo"' in stream and '"finish_reason":"stop"' in stream and "[DONE]" in stream
+
+
 def test_added_changed_and_removed() -> None:
     with temporary_database() as database, followed(database) as client:
         assert offered(client) == {"own"}
@@ -83,10 +89,20 @@ def test_added_changed_and_removed() -> None:
                 begun = next(pieces)
                 upstreams.change(database, replace(moved, models=(UpstreamModel("new", "tiny"),)))
                 assert eventually(lambda: offered(client) == {"own", "new"})
-                assert "[DONE]" in begun + "".join(pieces), "what was being answered is"
+                assert is_whole(begun + "".join(pieces)), "what was being answered is"
             check(client.post(CHAT, json=body()), 400, "invalid_model", "far")
             upstreams.remove(database, "there")
             assert eventually(lambda: offered(client) == {"own"})
+
+
+def test_what_cannot_be_made_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with temporary_database() as database, hostile_server(GOOD) as host:
+        with followed(database) as client, caplog.at_level(logging.ERROR):
+            offer = [UpstreamModel("x", "tiny")]
+            upstreams.add(database, "bad", "mistral", host.url, offer, key_env="UNREADABLE")
+            add(database, host.url, "good", "y")
+            assert eventually(lambda: "y" in offered(client))
+            assert "the upstream bad is not offered" in caplog.text
 
 
 def test_names_may_wander_between_upstreams() -> None:
@@ -152,5 +168,5 @@ def test_the_retired_are_let_go_when_idle(monkeypatch: pytest.MonkeyPatch) -> No
                 pieces = answer.iter_text()
                 begun = next(pieces)
                 upstreams.remove(database, "there")
-                assert "[DONE]" in begun + "".join(pieces)
+                assert is_whole(begun + "".join(pieces))
             assert eventually(lambda: not model.is_running())

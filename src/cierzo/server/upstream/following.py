@@ -68,16 +68,25 @@ class FollowedUpstreams:
         for name in changed:
             try:
                 made[name] = await asyncio.to_thread(self._made, now[name])
-            except CierzoError as error:
-                logger.error("the upstream %s is not offered as it is now: %s", name, error)
+            except Exception as error:  # one of them must not hold up the others
+                is_ours = isinstance(error, CierzoError)
+                text = "the upstream %s is not offered as it is now: %s"
+                logger.error(text, name, error, exc_info=not is_ours)
         taken = {model.id for models in made.values() for model in models}
         for name in self._models.keys() - made.keys():
             if any(model.id in taken for model in self._models[name]):  # of one that stayed
                 made[name] = []
         old = [model for name in made for model in self._models.get(name, ())]
-        served.replace(old, [model for models in made.values() for model in models])
-        self._models |= made
+        new = [model for models in made.values() for model in models]
         self._seen = now
+        try:
+            served.replace(old, new)
+        except SettingError as error:  # two that were added at one moment may have one name
+            logger.error("the upstreams stay as they were: %s", error)
+            for model in new:
+                await model.close()
+            return
+        self._models |= made
         await self._retire(served, old)
 
     async def _retire(self, served: ServedModels, models: Collection[ServedModel]) -> None:

@@ -81,7 +81,7 @@ class UpstreamMetrics(Collector):
         )
         circuit = GaugeMetricFamily(
             "cierzo_upstream_circuit_open",
-            "1 while an upstream that failed is given a rest",
+            "1 since an upstream failed time and again, until it has answered well",
             labels=["upstream"],
         )
         durations = HistogramMetricFamily(
