@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,30 @@ def test_what_is_restored_is_what_there_was(
     assert not list(tmp_path.glob("*.part"))
 
 
+def after_the_rows(
+    monkeypatch: pytest.MonkeyPatch, database: Database, act: Callable[[], None]
+) -> None:
+    """`act` when the backup has read the database, before it reads a file."""
+    read = database.read
+
+    def first(work: Callable[[Connection], Any]) -> Any:
+        result = read(work)
+        monkeypatch.setattr(database, "read", read)
+        act()
+        return result
+
+    monkeypatch.setattr(database, "read", first)
+
+
 def test_files_that_come_and_go_meanwhile(
-    database: Database, other: Database, tmp_path: Path
+    database: Database, other: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a row's commit and its file's last move, and after the rows' moment."""
     source, target = tmp_path / "source", tmp_path / "other"
     store = FileStore(database, source)
     stays, lands, goes = (put_file(store, name) for name in (b"stays", b"lands", b"goes"))
     (store.folder / lands.id).replace(store.transit / lands.id)
-    (store.folder / goes.id).unlink()
+    after_the_rows(monkeypatch, database, lambda: store.delete(goes))
     assert back_up(database, source, tmp_path / "backup")["files"] == 2
     restore(other, target, tmp_path / "backup")
     restored = FileStore(other, target)
@@ -89,6 +105,18 @@ def test_files_that_come_and_go_meanwhile(
     for file, content in ((stays, b"stays"), (lands, b"lands")):
         with restored.open(file) as opened:
             assert opened.read() == content
+
+
+def test_bytes_that_are_not_there(database: Database, tmp_path: Path) -> None:
+    """Of another data folder, or lost: a backup without them is none."""
+    store = FileStore(database, tmp_path / "source")
+    made = put_file(store)
+    with pytest.raises(StoreError, match=f"{made.id} are not in the data folder .*wrong.*--data"):
+        back_up(database, tmp_path / "wrong", tmp_path / "backup")
+    (store.folder / made.id).unlink()
+    with pytest.raises(StoreError, match=made.id):
+        back_up(database, tmp_path / "source", tmp_path / "backup")
+    assert not list(tmp_path.glob("backup*"))
 
 
 def without(whole: Path, name: str, cut: Path) -> None:
@@ -158,15 +186,85 @@ def test_a_damaged_backup_leaves_an_empty_store(
     assert contents(other) == contents(database)
 
 
-def test_a_backup_writes_nowhere_else(database: Database, other: Database, tmp_path: Path) -> None:
-    (tmp_path / "source" / "files").mkdir(parents=True)
-    back_up(database, tmp_path / "source", tmp_path / "good")
+def test_a_refused_restore_leaves_no_files(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    source, target, file = tmp_path / "source", tmp_path / "other", tmp_path / "backup"
+    made = put_file(FileStore(database, source), b"whole")
+    put(database, record("a"))
+    back_up(database, source, file)
+    without(file, "tables/usage_records.jsonl", tmp_path / "cut")
+    with pytest.raises(StoreError, match="cut short"):
+        restore(other, target, tmp_path / "cut")
+    assert not list(target.glob("files/*"))
+    there = target / "files" / made.id
+    there.parent.mkdir(exist_ok=True)
+    there.write_bytes(b"another")
+    with pytest.raises(StoreError, match=f"not empty, and {made.id} not of this"):
+        restore(other, target, file)
+    assert there.read_bytes() == b"another"
+    there.write_bytes(b"whole")
+    restore(other, target, file)
+    with FileStore(other, target).open(made) as opened:
+        assert opened.read() == b"whole"
+
+
+def test_what_was_moved_in_is_removed_when_the_rest_cannot(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "other"
+    put_file(FileStore(database, source))
+    (source / "made" / "team").mkdir(parents=True)
+    (source / "made" / "team" / "a.json").write_text("a")
+    back_up(database, source, tmp_path / "backup", ["made"])
+    (target / "made").mkdir(parents=True)
+    (target / "made" / "team").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="cannot be restored into"):
+        restore(other, target, tmp_path / "backup", ["made"])
+    assert not list(target.glob("files/*"))
+    (target / "made" / "team").unlink()
+    (target / "made" / "team").mkdir()  # empty, as a deleted workspace's
+    assert restore(other, target, tmp_path / "backup", ["made"])["made"] == 1
+    assert (target / "made" / "team" / "a.json").read_text() == "a"
+
+
+def test_a_folder_that_the_backup_has_not_stays(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    back_up(database, tmp_path / "source", tmp_path / "backup", ["made"])
+    (tmp_path / "other" / "made").mkdir(parents=True)
+    (tmp_path / "other" / "made" / "a.json").write_text("a")
+    assert restore(other, tmp_path / "other", tmp_path / "backup", ["made"])["made"] == 0
+    assert (tmp_path / "other" / "made" / "a.json").read_text() == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("files/../../escaped", tarfile.REGTYPE),
+        ("files/../made/escaped", tarfile.REGTYPE),
+        ("files/escaped", tarfile.REGTYPE),
+        ("/escaped", tarfile.REGTYPE),
+        ("made/escaped", tarfile.SYMTYPE),
+        ("made/escaped", tarfile.LNKTYPE),
+        ("made/escaped", tarfile.FIFOTYPE),
+    ],
+)
+def test_a_backup_writes_nowhere_else(tmp_path: Path, name: str, kind: bytes) -> None:
+    with closing(open_database(tmp_path / "source", None)) as database:
+        back_up(database, tmp_path / "source", tmp_path / "good")
     with tarfile.open(tmp_path / "good") as good, tarfile.open(tmp_path / "bad", "w") as bad:
         for member in good.getmembers():
-            bad.addfile(member, good.extractfile(member) if member.isfile() else None)
-        bad.addfile(tarfile.TarInfo("files/../../escaped"))
-    with pytest.raises(StoreError, match="outside"):
-        restore(other, tmp_path / "other" / "data", tmp_path / "bad")
+            bad.addfile(member, good.extractfile(member))
+        odd = tarfile.TarInfo(name)
+        odd.type, odd.linkname = kind, "cierzo-backup.json"
+        bad.addfile(odd)
+    target = tmp_path / "other" / "data"
+    with (
+        closing(Database(database_url(target, None))) as other,
+        pytest.raises(StoreError, match="damaged or hostile: .*escaped"),
+    ):
+        restore(other, target, tmp_path / "bad", ["made"])
     assert not list(tmp_path.rglob("escaped"))
 
 

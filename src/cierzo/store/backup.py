@@ -6,22 +6,23 @@
     …/…                  the data folder's folders that have no rows, as they are
 
 The rows are of one moment. Files are read after them: one that was deleted meanwhile is left out,
-its row as well.
+its row as well; one whose row is still there must have its bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import filecmp
 import io
 import json
 import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from gzip import BadGzipFile
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from sqlalchemy import Connection, MetaData, Table, delete, func, insert, select
@@ -44,15 +45,14 @@ def back_up(
     """Write the store to `target`, which appears whole or not at all; how much there is of what.
 
     `also` are folders of the data folder that belong to the store without being in the database.
+
+    Raises StoreError for a file whose bytes are not in the data folder.
     """
     part = target.with_name(target.name + ".part")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            with (
-                tarfile.open(fileobj=file, mode="w:gz") as archive,
-                tempfile.TemporaryDirectory(prefix="cierzo-backup-") as dumped,
-            ):
-                counts = _write(archive, database, data_dir, Path(dumped))
+            with tarfile.open(fileobj=file, mode="w:gz") as archive:
+                counts = _write(archive, database, data_dir, target.parent)
                 counts |= {name: _add_folder(archive, data_dir, name) for name in also}
             file.flush()
             os.fsync(file.fileno())
@@ -76,63 +76,64 @@ def restore(
             tarfile.open(source) as archive,
             tempfile.TemporaryDirectory(prefix="restoring-", dir=data_dir) as staged,
         ):
-            members = archive.getmembers()  # to the end, before anything is written
+            members = _members(archive)  # to the end, before anything is written
             manifest = _read_manifest(archive)
             if not database.read(_is_empty):
                 raise StoreError("the store is not empty; restore into a new data folder")
-            folders = [_members(members, name) for name in also]
-            archive.extractall(staged, chain.from_iterable(folders), filter="data")
-            for name in also:
-                _refuse_other(data_dir / name, Path(staged) / name)
-            # Files first: a row that is there must find its file.
-            archive.extractall(data_dir, _members(members, files.FOLDER), filter="data")
+            archive.extractall(staged, _below(members, files.FOLDER, *also), filter="data")
+            for name in (files.FOLDER, *also):
+                _refuse_other(Path(staged) / name, data_dir / name, name in also)
             if database.read(current_revision) is None:
                 migrate(database, manifest["schema"])
+            with ExitStack() as undo:
 
-            def fill(connection: Connection) -> None:
-                _read_tables(connection, archive, manifest)
-                for name in also:
-                    _place(Path(staged) / name, data_dir / name)
+                def fill(connection: Connection) -> None:
+                    _read_tables(connection, archive, manifest)
+                    # Before the commit: a row that is there must find its file.
+                    for name in (files.FOLDER, *also):
+                        _place(Path(staged) / name, data_dir / name, undo)
 
-            database.write(fill)
-    except (tarfile.TarError, EOFError, OSError, ValueError, KeyError, zlib.error) as error:
+                database.write(fill)
+                undo.pop_all()
+    except (tarfile.TarError, EOFError, BadGzipFile, ValueError, KeyError, zlib.error) as error:
         raise StoreError(f"{source} is no backup of Cierzo, or a damaged one: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{source} cannot be restored into {data_dir}: {error}") from error
     migrate(database)
     counts: dict[str, int] = manifest["tables"]
-    return counts | {name: len(members) for name, members in zip(also, folders, strict=True)}
+    return counts | {name: len(_below(members, name)) for name in also}
 
 
 def _write(
-    archive: tarfile.TarFile, database: Database, data_dir: Path, dumped: Path
+    archive: tarfile.TarFile, database: Database, data_dir: Path, room: Path
 ) -> dict[str, int]:
-    """Tables, manifest and files; the rows per table. `dumped` is for what is read on the way."""
-    schema, counts = database.read(lambda connection: _dump(connection, dumped))
-    with open(dumped / "kept", "w+b") as kept:
-        for line in (dumped / files.TABLE).read_bytes().splitlines(keepends=True):
-            if _add_bytes(archive, data_dir, json.loads(line)["id"]):
+    """Files, tables and manifest; the rows per table."""
+    with ExitStack() as opened:
+        # In `room` without a name: gone with the process, however that ends.
+        tables = {
+            name: opened.enter_context(tempfile.TemporaryFile(dir=room)) for name in metadata.tables
+        }
+        kept = opened.enter_context(tempfile.TemporaryFile(dir=room))
+        schema, counts = database.read(lambda connection: _dump(connection, tables))
+        tables[files.TABLE].seek(0)
+        for line in tables[files.TABLE]:
+            if _add_bytes(archive, database, data_dir, json.loads(line)["id"]):
                 kept.write(line)
             else:
                 counts[files.TABLE] -= 1
-        (dumped / "kept").replace(dumped / files.TABLE)
-    for name in counts:
-        with open(dumped / name, "rb") as table:
+        for name, table in (tables | {files.TABLE: kept}).items():
             _add(archive, f"tables/{name}.jsonl", table)
-    manifest = {
-        "format": FORMAT,
-        "schema": schema,
-        "created_at_ms": now_ms(),
-        "tables": counts,
-    }
+    manifest = {"format": FORMAT, "schema": schema, "created_at_ms": now_ms(), "tables": counts}
     _add(archive, MANIFEST, io.BytesIO(json.dumps(manifest, indent=2).encode()))
     return counts
 
 
-def _dump(connection: Connection, folder: Path) -> tuple[str | None, dict[str, int]]:
-    """The schema's revision, and how many rows of each table are in `folder` now."""
-    counts = {}
-    for table in metadata.sorted_tables:
-        with open(folder / table.name, "wb") as file:
-            counts[table.name] = _write_rows(connection, table, file)
+def _dump(
+    connection: Connection, tables: Mapping[str, IO[bytes]]
+) -> tuple[str | None, dict[str, int]]:
+    """The schema's revision, and how many rows of each table there are now."""
+    found = metadata.sorted_tables
+    counts = {table.name: _write_rows(connection, table, tables[table.name]) for table in found}
     return current_revision(connection), counts
 
 
@@ -145,11 +146,16 @@ def _write_rows(connection: Connection, table: Table, file: IO[bytes]) -> int:
     return count
 
 
-def _add_bytes(archive: tarfile.TarFile, data_dir: Path, file_id: str) -> bool:
-    """False for a file that has none any more."""
+def _add_bytes(archive: tarfile.TarFile, database: Database, data_dir: Path, file_id: str) -> bool:
+    """False for a file that was deleted meanwhile. Raises StoreError where bytes are missing."""
     file = files.open_bytes(data_dir, file_id)
     if file is None:
-        return False
+        if files.find_file(database, file_id) is None:
+            return False
+        raise StoreError(
+            f"the bytes of file {file_id} are not in the data folder {data_dir}; name the folder"
+            " of the servers on this database (--data), or delete the file"
+        )
     with file:
         _add(archive, f"{files.FOLDER}/{file_id}", file)
     return True
@@ -171,25 +177,46 @@ def _finished(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in paths)
 
 
-def _members(members: Sequence[tarfile.TarInfo], folder: str) -> list[tarfile.TarInfo]:
-    return [member for member in members if member.name.startswith(folder + "/")]
+def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Its files. Raises StoreError for a name or a kind that is in no backup."""
+    members = archive.getmembers()
+    for member in members:
+        path = PurePosixPath(member.name)
+        folder, _, rest = member.name.partition("/")
+        if (
+            not (member.isfile() or member.isdir())
+            or path.is_absolute()
+            or ".." in path.parts
+            or (folder == files.FOLDER and member.isfile() and not files.is_id(rest))
+        ):
+            what = f"the backup is damaged or hostile: {member.name[:100]!r} is no file of a store"
+            raise StoreError(f"{what}; restore one that `cierzo backup` wrote")
+    return [member for member in members if member.isfile()]
 
 
-def _refuse_other(there: Path, restored: Path) -> None:
-    """Raise StoreError where files would be lost: what a restore left that was cut off may lie
-    there, and nothing else."""
-    paths = _finished(there)
-    if paths and (
-        paths != _finished(restored)
-        or any((there / path).read_bytes() != (restored / path).read_bytes() for path in paths)
-    ):
-        raise StoreError(f"{there} is not empty; restore into a new data folder")
+def _below(members: Sequence[tarfile.TarInfo], *folders: str) -> list[tarfile.TarInfo]:
+    return [member for member in members if member.name.partition("/")[0] in folders]
 
 
-def _place(restored: Path, there: Path) -> None:
-    """Idempotent."""
-    if restored.is_dir() and not _finished(there):
-        restored.replace(there)
+def _refuse_other(restored: Path, there: Path, is_whole: bool) -> None:
+    """Raise StoreError where files would be lost or, in a folder that is a whole, mixed: what a
+    restore left that was cut off may lie there. Where nothing is restored anything may."""
+    ours = set(_finished(restored))
+    for path in _finished(there) if ours else ():
+        is_same = path in ours and filecmp.cmp(restored / path, there / path, shallow=False)
+        if not is_same and (is_whole or path in ours):
+            where = f"{there} is not empty, and {path} not of this backup"
+            raise StoreError(f"{where}; restore into a new data folder")
+
+
+def _place(restored: Path, there: Path, undo: ExitStack) -> None:
+    """Move in what is not there. Idempotent."""
+    for path in _finished(restored):
+        target = there / path
+        if not target.is_file():
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (restored / path).replace(target)
+            undo.callback(target.unlink)
 
 
 def _plain(value: Any) -> Any:
@@ -204,9 +231,15 @@ def _add(archive: tarfile.TarFile, name: str, file: IO[bytes]) -> None:
     archive.addfile(member, file)
 
 
+def _open(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    if file is None:
+        raise ValueError(f"{name} is a folder")
+    return file
+
+
 def _read_manifest(archive: tarfile.TarFile) -> dict[str, Any]:
-    file = archive.extractfile(MANIFEST)
-    manifest: dict[str, Any] = json.loads(file.read() if file is not None else b"null")
+    manifest: dict[str, Any] = json.load(_open(archive, MANIFEST))
     if manifest["format"] != FORMAT or manifest["schema"] not in revisions():
         raise StoreError("the backup is of a newer Cierzo; restore it with that one")
     return manifest
@@ -217,31 +250,26 @@ def _is_empty(connection: Connection) -> bool:
     if current_revision(connection) is None:
         return True
     made = {"organisations": 1, "workspaces": 1}  # by the first migration
-    counts = {
-        table.name: connection.scalar(select(func.count()).select_from(table))
+    return all(
+        connection.scalar(select(func.count()).select_from(table)) == made.get(table.name, 0)
         for table in metadata.sorted_tables
-    }
-    return all(count == made.get(name, 0) for name, count in counts.items())
+    )
 
 
 def _read_tables(
     connection: Connection, archive: tarfile.TarFile, manifest: dict[str, Any]
 ) -> None:
     if current_revision(connection) != manifest["schema"]:
-        raise StoreError(
-            f"the backup has schema {manifest['schema']} and the database a later one: restore"
-            " into a new data folder"
-        )
+        what = f"the backup has schema {manifest['schema']} and the database a later one"
+        raise StoreError(f"{what}; restore into a new data folder")
     there = MetaData()
     there.reflect(connection)
     tables = [table for table in there.sorted_tables if table.name in manifest["tables"]]
     for table in reversed(tables):
         connection.execute(delete(table))
     for table in tables:
-        file = archive.extractfile(f"tables/{table.name}.jsonl")
-        assert file is not None
         count = 0
-        for rows in _chunks(file):
+        for rows in _chunks(_open(archive, f"tables/{table.name}.jsonl")):
             connection.execute(insert(table), rows)
             count += len(rows)
         if count != manifest["tables"][table.name]:

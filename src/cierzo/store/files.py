@@ -183,11 +183,7 @@ class FileStore:
 
     def find(self, file_id: str) -> FileRecord | None:
         """Of any workspace, internal ones too."""
-        if not _ID.fullmatch(file_id):
-            return None
-        query = select(files).where(_columns.id == file_id, _is_live())
-        row = self._database.read(lambda connection: connection.execute(query).first())
-        return None if row is None else FileRecord(**row._mapping)
+        return find_file(self._database, file_id)
 
     def list(
         self, workspace_id: str, chosen: Filter, offset: int, limit: int
@@ -270,6 +266,20 @@ class FileStore:
 def insert_file(connection: Connection, record: FileRecord) -> None:
     """Write a row within the caller's transaction."""
     insert_new(connection, files, [asdict(record)])
+
+
+def is_id(text: str) -> bool:
+    """Whether a file's row and its bytes may be called so."""
+    return _ID.fullmatch(text) is not None
+
+
+def find_file(database: Database, file_id: str) -> FileRecord | None:
+    """Of any workspace, internal ones too; None: it is gone, or its time is over."""
+    if not is_id(file_id):
+        return None
+    query = select(files).where(_columns.id == file_id, _is_live())
+    row = database.read(lambda connection: connection.execute(query).first())
+    return None if row is None else FileRecord(**row._mapping)
 
 
 def open_bytes(data_dir: Path, file_id: str) -> BinaryIO | None:
