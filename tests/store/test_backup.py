@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -266,6 +267,22 @@ def test_a_backup_writes_nowhere_else(tmp_path: Path, name: str, kind: bytes) ->
     ):
         restore(other, target, tmp_path / "bad", ["made"])
     assert not list(tmp_path.rglob("escaped"))
+
+
+def test_rows_name_no_paths(database: Database, other: Database, tmp_path: Path) -> None:
+    made = put_file(FileStore(database, tmp_path / "a"))
+    back_up(database, tmp_path / "a", tmp_path / "whole")
+    with tarfile.open(tmp_path / "whole") as good, tarfile.open(tmp_path / "bad", "w") as bad:
+        for member in good.getmembers():
+            file = good.extractfile(member)
+            assert file is not None
+            content = file.read()
+            if member.name == "tables/files.jsonl":
+                content = content.replace(made.id.encode(), b"../../escaped")
+            member.size = len(content)
+            bad.addfile(member, io.BytesIO(content))
+    with pytest.raises(StoreError, match="a file is called '../../escaped'"):
+        restore(other, tmp_path / "b", tmp_path / "bad")
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

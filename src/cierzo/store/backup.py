@@ -270,10 +270,22 @@ def _read_tables(
     for table in tables:
         count = 0
         for rows in _chunks(_open(archive, f"tables/{table.name}.jsonl")):
+            if table.name == files.TABLE:
+                _check_ids(rows)
             connection.execute(insert(table), rows)
             count += len(rows)
         if count != manifest["tables"][table.name]:
             raise StoreError(f"the backup's table {table.name} is cut short")
+
+
+def _check_ids(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A file's id is a path of the data folder later on."""
+    for row in rows:
+        if not files.is_id(row["id"]):
+            raise StoreError(
+                f"the backup is damaged or hostile: a file is called {row['id'][:100]!r} in it;"
+                " restore one that `cierzo backup` wrote"
+            )
 
 
 def _chunks(file: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
