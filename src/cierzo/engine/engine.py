@@ -36,7 +36,7 @@ FRAME_S = 1 / 60
 """Tokens of several steps within this time are handed over together: who reads them sees no
 difference, and to wake event loop, socket and client costs a small model a tenth of its step."""
 
-IDLE_S = 0.1
+IDLE_S = 1.0
 """Without work for so long, the engine makes memory ready for what will come."""
 
 PAUSE_S = 0.001
