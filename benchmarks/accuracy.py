@@ -75,7 +75,8 @@ def main() -> None:
     for dtype, kv_cache_dtype in asked:
         settings = load_settings(
             {
-                **{"threads": arguments.threads, "max_model_len": WINDOW},
+                "threads": arguments.threads,
+                "max_model_len": WINDOW,
                 "kv_cache_dtype": kv_cache_dtype,
             }
         )

@@ -83,24 +83,9 @@ void load_values(uint16_t* out, const uint16_t* values, int64_t tokens, int64_t 
     }
 }
 
-// A block's keys and its values in bf16: as they are stored, or made from int8 in `wide`.
-const uint16_t* bf16_keys(const AttentionProblem& p, const AttentionRows& unit, int64_t block,
-                          uint16_t* wide) {
-    const std::byte* plane = p.keys(unit, block);
-    if (p.cache.type() == KVType::kBf16) return reinterpret_cast<const uint16_t*>(plane);
-    Int8Rows::keys_to_bf16(wide, plane, p.head_dim);
-    return wide;
-}
-const uint16_t* bf16_values(const AttentionProblem& p, const AttentionRows& unit, int64_t block,
-                            uint16_t* wide) {
-    const std::byte* plane = p.values(unit, block);
-    if (p.cache.type() == KVType::kBf16) return reinterpret_cast<const uint16_t*>(plane);
-    Int8Rows::values_to_bf16(wide, plane, p.head_dim);
-    return wide;
-}
-
 // Keys and values of the positions of a stretch that the unit sees. Other blocks may not be held,
 // and what a reused block holds past the context may be anything: zeros instead.
+template <class Rows>
 void load_stretch(const AttentionProblem& p, const AttentionRows& unit, int64_t stretch,
                   Positions seen, PromptWorkspace& w) {
     const int64_t dim_tiles = p.stride / kLanes, rest = p.head_dim % kGroupDims;
@@ -110,10 +95,13 @@ void load_stretch(const AttentionProblem& p, const AttentionRows& unit, int64_t 
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
         const bool is_held = held.begin <= b && b < held.end;
         const int64_t block = stretch * kStretchBlocks + b;
-        w.keys[b] = is_held ? bf16_keys(p, unit, block, w.wide_keys + b * kBlockSize * p.head_dim)
-                            : kNothing;
+        uint16_t* wide_keys = w.wide_keys + b * kBlockSize * p.head_dim;
+        w.keys[b] =
+            is_held ? Rows::keys_in_bf16(p.keys(unit, block), p.head_dim, wide_keys) : kNothing;
         for (int64_t i = 0; i < kBlockSize * p.head_dim; i += 2 * kLanes) prefetch(w.keys[b] + i);
-        const uint16_t* values = is_held ? bf16_values(p, unit, block, w.wide_values) : kNothing;
+        const uint16_t* values =
+            is_held ? Rows::values_in_bf16(p.values(unit, block), p.head_dim, w.wide_values)
+                    : kNothing;
         uint16_t* group = w.v + b / 2 * dim_tiles * kBf16Tile;
         load_values(group + b % 2 * (kBf16Tile / 2), values, seen.end - b * kBlockSize, p.head_dim);
         if (rest > 0) {
@@ -306,8 +294,9 @@ void attend_prompt_unit(const AttentionProblem& p, const AttentionRows& unit, Pr
     const Positions seen = {w.seen[0].begin, w.seen[unit.count() - 1].end};
     for (int64_t s = seen.begin / kStretch; s * kStretch < seen.end; ++s) {
         const int64_t origin = s * kStretch;
-        load_stretch(p, unit, s, intersect({seen.begin - origin, seen.end - origin}, {0, kStretch}),
-                     w);
+        const Positions within = intersect({seen.begin - origin, seen.end - origin}, {0, kStretch});
+        with_rows(p.cache.type(),
+                  [&]<class Rows>(Rows) { load_stretch<Rows>(p, unit, s, within, w); });
         w.ahead = ahead_of(p, unit, s, seen);
         for (int64_t t = 0; t < tiles; t += kTilePair)
             attend_tiles(p, unit, s, {t, std::min(kTilePair, tiles - t), {}}, w);

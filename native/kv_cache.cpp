@@ -108,14 +108,17 @@ void KVCache::read(int64_t layer, int64_t block, float* out_keys, float* out_val
                                     std::to_string(n_layers_) + " and " +
                                     std::to_string(num_blocks_) + "; got " + std::to_string(layer) +
                                     " and " + std::to_string(block));
+    const auto scale = [&](const std::byte* plane, int64_t t) {
+        return bf16_at(plane + scales_at(head_dim_), t);
+    };
     // Number d of token t's row.
     const auto key = [&](const std::byte* plane, int64_t t, int64_t d) {
         if (type_ == KVType::kBf16) return bf16_at(plane, (d / 2 * kBlockSize + t) * 2 + d % 2);
-        return float(int8_t(plane[d * kBlockSize + t])) * bf16_at(plane, head_dim_ * 8 + t);
+        return float(int8_t(plane[d * kBlockSize + t])) * scale(plane, t);
     };
     const auto value = [&](const std::byte* plane, int64_t t, int64_t d) {
         if (type_ == KVType::kBf16) return bf16_at(plane, (t / 2 * head_dim_ + d) * 2 + t % 2);
-        return float(int8_t(plane[t * head_dim_ + d])) * bf16_at(plane, head_dim_ * 8 + t);
+        return float(int8_t(plane[t * head_dim_ + d])) * scale(plane, t);
     };
     for (int64_t h = 0; h < n_kv_heads_; ++h)
         for (int64_t t = 0; t < kBlockSize; ++t)

@@ -38,6 +38,9 @@ class KVCache {
     int64_t nbytes() const { return n_layers_ * num_blocks_ * block_nbytes(); }
     int64_t plane_nbytes() const { return plane_nbytes_; }
 
+    // Bytes into an int8 plane.
+    static int64_t scales_at(int64_t head_dim) { return kBlockSize * head_dim; }
+
     // A plane. 64 bytes past its end may be read.
     std::byte* keys(int64_t layer, int64_t block, int64_t kv_head) const {
         int64_t place = block + layer * shift_;

@@ -45,6 +45,14 @@ struct Bf16Rows {
         load_bf16_pairs(reinterpret_cast<const uint16_t*>(plane) + (pair * head_dim + d) * 2, first,
                         second);
     }
+
+    // A plane in bf16: as it is. Int8Rows makes it in `wide`.
+    static const uint16_t* keys_in_bf16(const std::byte* plane, int64_t, uint16_t*) {
+        return reinterpret_cast<const uint16_t*>(plane);
+    }
+    static const uint16_t* values_in_bf16(const std::byte* plane, int64_t, uint16_t*) {
+        return reinterpret_cast<const uint16_t*>(plane);
+    }
 };
 
 struct Int8Rows {
@@ -77,17 +85,19 @@ struct Int8Rows {
         return f32x16::load_bf16(scales_of(plane, head_dim));
     }
 
-    // Keys times their scales as Bf16Rows has them.
-    static void keys_to_bf16(uint16_t* out, const std::byte* plane, int64_t head_dim) {
+    // Integers times their scales, laid out as Bf16Rows has them.
+    static const uint16_t* keys_in_bf16(const std::byte* plane, int64_t head_dim, uint16_t* wide) {
         const f32x16 block_scales = scales(plane, head_dim);
         for (int64_t d = 0; d < head_dim; d += 2) {
             f32x16 even, odd;
             load_keys(plane, d, even, odd);
-            store_bf16_pairs(out + d * kLanes, even * block_scales, odd * block_scales);
+            store_bf16_pairs(wide + d * kLanes, even * block_scales, odd * block_scales);
         }
+        return wide;
     }
-    // Values times their scales as Bf16Rows has them; `out` has room for rows of whole vectors.
-    static void values_to_bf16(uint16_t* out, const std::byte* plane, int64_t head_dim) {
+    // `wide` has room for rows of whole vectors.
+    static const uint16_t* values_in_bf16(const std::byte* plane, int64_t head_dim,
+                                          uint16_t* wide) {
         const uint16_t* scales = scales_of(plane, head_dim);
         for (int64_t pair = 0; pair < kBlockSize / 2; ++pair) {
             const f32x16 first_scale = f32x16::broadcast(bf16_to_f32(scales[2 * pair]));
@@ -95,18 +105,19 @@ struct Int8Rows {
             for (int64_t d = 0; d < head_dim; d += kLanes) {
                 f32x16 first, second;
                 load_values(plane, head_dim, pair, d, first, second);
-                store_bf16_pairs(out + (pair * head_dim + d) * 2, first * first_scale,
+                store_bf16_pairs(wide + (pair * head_dim + d) * 2, first * first_scale,
                                  second * second_scale);
             }
         }
+        return wide;
     }
 
   private:
     static uint16_t* scales_of(std::byte* plane, int64_t head_dim) {
-        return reinterpret_cast<uint16_t*>(plane + kBlockSize * head_dim);
+        return reinterpret_cast<uint16_t*>(plane + KVCache::scales_at(head_dim));
     }
     static const uint16_t* scales_of(const std::byte* plane, int64_t head_dim) {
-        return reinterpret_cast<const uint16_t*>(plane + kBlockSize * head_dim);
+        return reinterpret_cast<const uint16_t*>(plane + KVCache::scales_at(head_dim));
     }
 
     // A row's integers, round(x / scale), half to even; returns the scale, max |x| / 127 in bf16.
@@ -129,6 +140,7 @@ struct Int8Rows {
         const f32x16 inverse = f32x16::broadcast(factor);
         const f32x16 most = f32x16::broadcast(127.0f), least = f32x16::broadcast(-127.0f);
         for (int64_t d = 0; d < head_dim; d += kLanes) {
+            // The bounds are for rows that are not finite: others stay within by the scale.
             const f32x16 scaled = min(max(load(d) * inverse, least), most);
             store_i8(integers + d, round_to_int(scaled));
         }

@@ -6,6 +6,7 @@
 // every instruction set. Included by kernel sources only; knows nothing of tensors or threads.
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 
 // Each defines i32x16, f32x16 and their operations. Meanings that the names do not say:
@@ -36,6 +37,19 @@
 #endif
 
 namespace cierzo::CIERZO_ISA_NAMESPACE {
+
+#if CIERZO_ISA_LEVEL < 2
+// What AVX-512 has instructions for.
+inline f32x16 above_floor(f32x16 a) {
+    const f32x16 n = floor(a), f = a - n;  // inexact at most between 1/2 and 1, where n is -1
+    const f32x16 down = select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
+    return select_less(f32x16::broadcast(FLT_MAX), abs(a), f32x16::zero(), down);
+}
+inline f32x16 times_exp2(f32x16 a, f32x16 x) {
+    const f32x16 least = f32x16::broadcast(-127.0f), most = f32x16::broadcast(128.0f);
+    return a * exp2_int(round_to_int(min(max(floor(x), least), most)));
+}
+#endif
 
 // Before a loop over registers: an array that is not unrolled away lives in memory.
 #if defined(__clang__)

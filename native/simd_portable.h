@@ -2,7 +2,6 @@
 // Included by simd.h, which says what the operations mean.
 #pragma once
 
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -124,15 +123,6 @@ inline f32x16 floor(f32x16 a) {
     f32x16 r;
     for (int i = 0; i < kLanes; ++i) r.v[i] = std::floor(a.v[i]);
     return r;
-}
-inline f32x16 above_floor(f32x16 a) {
-    const f32x16 n = floor(a), f = a - n;  // inexact at most between 1/2 and 1, where n is -1
-    const f32x16 down = select_less(a, f + n, f - f32x16::broadcast(0x1p-24f), f);
-    return select_less(f32x16::broadcast(FLT_MAX), abs(a), f32x16::zero(), down);
-}
-inline f32x16 times_exp2(f32x16 a, f32x16 x) {
-    const f32x16 least = f32x16::broadcast(-127.0f), most = f32x16::broadcast(128.0f);
-    return a * exp2_int(round_to_int(min(max(floor(x), least), most)));
 }
 inline bool any_less(f32x16 a, f32x16 b) {
     bool any = false;

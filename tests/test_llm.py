@@ -184,8 +184,9 @@ def test_what_is_given_wins_over_settings(tiny_gguf: Path) -> None:
     with LLM(tiny_gguf, settings=settings) as llm, LLM(tiny_gguf, kv_cache_dtype="int8") as small:
         assert small.kv_cache_nbytes / small.config.kv_bytes_per_token("int8") == 8 * 512
         assert np.abs(small.logits(range(1, 90)) - llm.logits(range(1, 90))).max() > 0.0
+    unknown: Any = "fp8"
     with pytest.raises(SettingError, match="kv-cache-dtype is 'fp8': Input should be 'bf16' or"):
-        LLM(tiny_gguf, kv_cache_dtype="fp8")  # type: ignore[arg-type]
+        LLM(tiny_gguf, kv_cache_dtype=unknown)
     with pytest.raises(SettingError, match="over the 512 tokens"):
         LLM(tiny_gguf, max_model_len=513)
     with pytest.raises(ModelNotFoundError):

@@ -103,7 +103,9 @@ class LLM:
         settings: Settings | None = None,
     ) -> None:
         given = {
-            **{"dtype": dtype, "threads": threads, "max_model_len": max_model_len},
+            "dtype": dtype,
+            "threads": threads,
+            "max_model_len": max_model_len,
             "kv_cache_dtype": kv_cache_dtype,
         }
         settings = load_settings(given, base=settings)

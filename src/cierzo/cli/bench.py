@@ -168,7 +168,11 @@ def _measure_model(
                 ),
                 "decode": asdict(
                     decode_reached(
-                        *(config, weights, rates, load, speed.decode_tok_s),
+                        config,
+                        weights,
+                        rates,
+                        load,
+                        speed.decode_tok_s,
                         settings.kv_cache_dtype,
                     )
                 ),
