@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -103,6 +104,32 @@ def test_what_cannot_be_made_holds_up_nobody(caplog: pytest.LogCaptureFixture) -
             add(database, host.url, "good", "y")
             assert eventually(lambda: "y" in offered(client))
             assert "the upstream bad is not offered" in caplog.text
+
+
+def test_two_of_one_name_leave_all_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Added by two commands at one moment, neither of which saw the other's."""
+    monkeypatch.setattr(upstreams, "_check_names", lambda added, others: None)
+    unseen, list_all = threading.Lock(), upstreams.list_all
+
+    def seen_at_once(database: Database) -> list[Upstream]:
+        with unseen:
+            return list_all(database)
+
+    monkeypatch.setattr(upstreams, "list_all", seen_at_once)
+    with temporary_database() as database, hostile_server(GOOD) as host:
+        add(database, host.url)
+        with followed(database) as client, caplog.at_level(logging.ERROR):
+            with unseen:
+                add(database, host.url, "one", "new")
+                add(database, host.url, "other", "new")
+            assert eventually(lambda: "two models are called 'new'" in caplog.text)
+            assert offered(client) == {"own", "far"}
+            assert content_of(client.post(CHAT, json=body())) == "Hello"
+            upstreams.remove(database, "other")
+            assert eventually(lambda: offered(client) == {"own", "far", "new"})
+            assert caplog.text.count("stay as they were") == 1, "said once"
 
 
 def test_names_may_wander_between_upstreams() -> None:

@@ -37,6 +37,7 @@ class FollowedUpstreams:
         self._key_of = key_of
         self._own = frozenset(own)
         self._seen: dict[str, Upstream] = {}
+        self._refused: dict[str, Upstream] | None = None  # seen last, and not to be had together
         self._models: dict[str, list[ServedModel]] = {}
         self._retired: list[tuple[float, ServedModel]] = []
 
@@ -62,6 +63,8 @@ class FollowedUpstreams:
     async def _look(self, served: ServedModels) -> None:
         rows = await self._database.in_thread(upstreams.list_all, self._database)
         now = {upstream.name: upstream for upstream in rows}
+        if now == self._refused:
+            return
         changed = {name for name, upstream in now.items() if self._seen.get(name) != upstream}
         gone = self._seen.keys() - now.keys()
         made: dict[str, list[ServedModel]] = {name: [] for name in gone}
@@ -78,14 +81,15 @@ class FollowedUpstreams:
                 made[name] = []
         old = [model for name in made for model in self._models.get(name, ())]
         new = [model for models in made.values() for model in models]
-        self._seen = now
         try:
             served.replace(old, new)
         except SettingError as error:  # two that were added at one moment may have one name
+            self._refused = now
             logger.error("the upstreams stay as they were: %s", error)
             for model in new:
                 await model.close()
             return
+        self._seen = now
         self._models |= made
         await self._retire(served, old)
 
