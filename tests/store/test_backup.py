@@ -120,14 +120,16 @@ def test_bytes_that_are_not_there(database: Database, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("backup*"))
 
 
-def without(whole: Path, name: str, cut: Path) -> None:
-    """A backup one of whose files has lost its contents."""
-    with tarfile.open(whole) as old, tarfile.open(cut, "w") as new:
-        for member in old.getmembers():
-            content = old.extractfile(member)
-            if member.name == name:
-                member.size = 0
-            new.addfile(member, content)
+def rewritten(whole: Path, to: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    """A backup with other contents; None leaves a file out."""
+    with tarfile.open(whole) as good, tarfile.open(to, "w") as bad:
+        for member in good.getmembers():
+            file = good.extractfile(member)
+            assert file is not None
+            content = change(member.name, file.read())
+            if content is not None:
+                member.size = len(content)
+                bad.addfile(member, io.BytesIO(content))
 
 
 def test_folders_without_rows(database: Database, other: Database, tmp_path: Path) -> None:
@@ -138,7 +140,8 @@ def test_folders_without_rows(database: Database, other: Database, tmp_path: Pat
         (source / "made" / name).write_text(name)
     fill(database)
     assert back_up(database, source, file, ["made"])["made"] == 2
-    without(file, "tables/usage_records.jsonl", tmp_path / "cut")
+    cut = "tables/usage_records.jsonl"
+    rewritten(file, tmp_path / "cut", lambda name, rows: b"" if name == cut else rows)
     with pytest.raises(StoreError, match="cut short"):
         restore(other, target, tmp_path / "cut", ["made"])
     assert not list(target.glob("made/*")) and not list(target.glob("restoring-*"))
@@ -194,7 +197,8 @@ def test_a_refused_restore_leaves_no_files(
     made = put_file(FileStore(database, source), b"whole")
     put(database, record("a"))
     back_up(database, source, file)
-    without(file, "tables/usage_records.jsonl", tmp_path / "cut")
+    cut = "tables/usage_records.jsonl"
+    rewritten(file, tmp_path / "cut", lambda name, rows: b"" if name == cut else rows)
     with pytest.raises(StoreError, match="cut short"):
         restore(other, target, tmp_path / "cut")
     assert not list(target.glob("files/*"))
@@ -272,17 +276,37 @@ def test_a_backup_writes_nowhere_else(tmp_path: Path, name: str, kind: bytes) ->
 def test_rows_name_no_paths(database: Database, other: Database, tmp_path: Path) -> None:
     made = put_file(FileStore(database, tmp_path / "a"))
     back_up(database, tmp_path / "a", tmp_path / "whole")
-    with tarfile.open(tmp_path / "whole") as good, tarfile.open(tmp_path / "bad", "w") as bad:
-        for member in good.getmembers():
-            file = good.extractfile(member)
-            assert file is not None
-            content = file.read()
-            if member.name == "tables/files.jsonl":
-                content = content.replace(made.id.encode(), b"../../escaped")
-            member.size = len(content)
-            bad.addfile(member, io.BytesIO(content))
+
+    def change(name: str, content: bytes) -> bytes:
+        is_rows = name == "tables/files.jsonl"
+        return content.replace(made.id.encode(), b"../../escaped") if is_rows else content
+
+    rewritten(tmp_path / "whole", tmp_path / "bad", change)
     with pytest.raises(StoreError, match="a file is called '../../escaped'"):
         restore(other, tmp_path / "b", tmp_path / "bad")
+
+
+def test_rows_without_bytes(database: Database, other: Database, tmp_path: Path) -> None:
+    made = put_file(FileStore(database, tmp_path / "a"))
+    back_up(database, tmp_path / "a", tmp_path / "whole")
+    rewritten(
+        tmp_path / "whole",
+        tmp_path / "bad",
+        lambda name, content: None if name == f"files/{made.id}" else content,
+    )
+    with pytest.raises(StoreError, match=f"the bytes of file {made.id} are not in it"):
+        restore(other, tmp_path / "b", tmp_path / "bad")
+
+
+def test_what_a_killed_restore_left_goes_with_the_next(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    left = tmp_path / "b" / "restoring-abc" / "files"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(b"...")
+    back_up(database, tmp_path / "a", tmp_path / "whole")
+    restore(other, tmp_path / "b", tmp_path / "whole")
+    assert not list((tmp_path / "b").glob("restoring-*"))
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

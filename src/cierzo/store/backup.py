@@ -16,6 +16,7 @@ import filecmp
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 import zlib
@@ -37,6 +38,7 @@ from cierzo.store.tables import metadata
 FORMAT = 1
 MANIFEST = "cierzo-backup.json"
 CHUNK_ROWS = 1000
+STAGING = "restoring-"
 
 
 def back_up(
@@ -74,12 +76,11 @@ def restore(
     try:
         with (
             tarfile.open(source) as archive,
-            tempfile.TemporaryDirectory(prefix="restoring-", dir=data_dir) as staged,
+            tempfile.TemporaryDirectory(prefix=STAGING, dir=data_dir) as staged,
         ):
             members = _members(archive)  # to the end, before anything is written
             manifest = _read_manifest(archive)
-            if not database.read(_is_empty):
-                raise StoreError("the store is not empty; restore into a new data folder")
+            database.read(_refuse_filled)
             archive.extractall(staged, _below(members, files.FOLDER, *also), filter="data")
             for name in (files.FOLDER, *also):
                 _refuse_other(Path(staged) / name, data_dir / name, name in also)
@@ -88,6 +89,7 @@ def restore(
             with ExitStack() as undo:
 
                 def fill(connection: Connection) -> None:
+                    _refuse_filled(connection)
                     _read_tables(connection, archive, manifest)
                     # Before the commit: a row that is there must find its file.
                     for name in (files.FOLDER, *also):
@@ -95,6 +97,8 @@ def restore(
 
                 database.write(fill)
                 undo.pop_all()
+        for left in data_dir.glob(f"{STAGING}*"):  # by restores that were killed
+            shutil.rmtree(left)
     except (tarfile.TarError, EOFError, BadGzipFile, ValueError, KeyError, zlib.error) as error:
         raise StoreError(f"{source} is no backup of Cierzo, or a damaged one: {error}") from error
     except OSError as error:
@@ -245,15 +249,15 @@ def _read_manifest(archive: tarfile.TarFile) -> dict[str, Any]:
     return manifest
 
 
-def _is_empty(connection: Connection) -> bool:
-    """True for a database without a schema, and for one that nobody has used."""
+def _refuse_filled(connection: Connection) -> None:
+    """Raise StoreError for a database that is in use: one with a schema and rows."""
     if current_revision(connection) is None:
-        return True
+        return
     made = {"organisations": 1, "workspaces": 1}  # by the first migration
-    return all(
-        connection.scalar(select(func.count()).select_from(table)) == made.get(table.name, 0)
-        for table in metadata.sorted_tables
-    )
+    for table in metadata.sorted_tables:
+        count = connection.scalar(select(func.count()).select_from(table))
+        if count != made.get(table.name, 0):
+            raise StoreError("the store is not empty; restore into a new data folder")
 
 
 def _read_tables(
@@ -271,20 +275,26 @@ def _read_tables(
         count = 0
         for rows in _chunks(_open(archive, f"tables/{table.name}.jsonl")):
             if table.name == files.TABLE:
-                _check_ids(rows)
+                _check_files(archive, rows)
             connection.execute(insert(table), rows)
             count += len(rows)
         if count != manifest["tables"][table.name]:
             raise StoreError(f"the backup's table {table.name} is cut short")
 
 
-def _check_ids(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A file's id is a path of the data folder later on."""
+def _check_files(archive: tarfile.TarFile, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each of them has its bytes, under an id that is a path of the data folder later on."""
+    there = set(archive.getnames())
     for row in rows:
         if not files.is_id(row["id"]):
             raise StoreError(
                 f"the backup is damaged or hostile: a file is called {row['id'][:100]!r} in it;"
                 " restore one that `cierzo backup` wrote"
+            )
+        if f"{files.FOLDER}/{row['id']}" not in there:
+            raise StoreError(
+                f"the backup is damaged: the bytes of file {row['id']} are not in it; restore"
+                " one that `cierzo backup` wrote"
             )
 
 
