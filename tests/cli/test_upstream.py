@@ -24,9 +24,9 @@ from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.upstream.hostile import hostile_server, refusal
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from tests.engine.helpers import (
     run_one,
 )
 from tests.engine.running import ENDLESS, running, settle, tokens_of
+from tests.waiting import eventually
 
 
 def test_a_step_that_raises_fails_its_requests_and_no_others() -> None:
@@ -41,6 +44,34 @@ def test_a_step_that_raises_fails_its_requests_and_no_others() -> None:
         assert len(list(again)) == 1
         assert engine.is_healthy()
         assert engine.stats().num_free_blocks == 64
+
+
+class WithoutRoom(FakeModel):
+    def copy_blocks(self, kv_cache: Any, copies: list[tuple[int, int]]) -> None:
+        if copies:
+            raise MemoryError
+
+
+def test_memory_that_cannot_be_made_ready_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cierzo.engine.engine.IDLE_S", 0.0)
+    with running(WithoutRoom()) as engine:
+        assert eventually(lambda: "memory could not be made ready" in caplog.text)
+        done = list(engine.submit(make_request((1, 2, 3), replace(GREEDY, max_tokens=4))))
+        assert len(tokens_of(done)) == 4
+        assert engine.is_healthy()
+
+
+def test_a_thread_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    with running() as engine:
+        monkeypatch.setattr(engine, "_is_due", lambda events: 1 // 0)
+        events = list(engine.submit(make_request((1, 2, 3), ENDLESS)))
+        assert events[-1].finish_reason == "error"
+        assert eventually(lambda: not engine.is_healthy())
+        with pytest.raises(EngineStoppedError):
+            engine.submit(make_request((1, 2, 3), GREEDY))
 
 
 def test_who_shares_a_step_with_one_that_raises_never_notices() -> None:

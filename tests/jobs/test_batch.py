@@ -33,8 +33,8 @@ from tests.server.scripted import ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
 from tests.server.test_classifiers import yes
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
+from tests.waiting import eventually
 
 JOBS = "/v1/batch/jobs"
 

@@ -17,8 +17,8 @@ from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.upstream.conftest import relay
+from tests.waiting import eventually
 
 
 @pytest.fixture

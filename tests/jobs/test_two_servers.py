@@ -23,8 +23,8 @@ from cierzo.store.tables import DEFAULT_ID
 from tests.jobs.test_batch import create, ended, job_of, requests
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
+from tests.waiting import eventually
 
 PROGRAM = textwrap.dedent(
     """

@@ -15,8 +15,8 @@ from cierzo.store.limits import Limits
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.test_limits import TOKENS, limited
+from tests.waiting import eventually
 
 DAY_S = 86_400
 

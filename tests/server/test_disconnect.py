@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any
@@ -19,14 +18,7 @@ from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body, chunks
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it comes true. The deadline is for what never does, however slow the machine."""
-    deadline = time.monotonic() + 120
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return holds()
+from tests.waiting import eventually
 
 
 def ask_and_leave(url: str, fields: dict[str, Any], once: Callable[[], bool]) -> None:

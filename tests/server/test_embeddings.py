@@ -21,8 +21,9 @@ from cierzo.server.readings import MAX_IN_FLIGHT
 from cierzo.server.schemas.embeddings import EmbeddingResponse
 from tests.server.live import LiveServer
 from tests.server.scripted import BOS, DIM, Script, ScriptedEngine, reading_of
-from tests.server.test_disconnect import ask_and_leave, eventually
+from tests.server.test_disconnect import ask_and_leave
 from tests.server.tiny_server import num_submitted, tekken, tiny_server
+from tests.waiting import eventually
 
 EMBEDDINGS = "/v1/embeddings"
 

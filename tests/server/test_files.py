@@ -24,9 +24,9 @@ from tests.server.conftest import scripted_model
 from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_auth import bearer
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 FILES = "/v1/files"
 MAX_NBYTES = 2 * 1024 * 1024

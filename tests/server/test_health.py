@@ -14,7 +14,7 @@ from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
+from tests.waiting import eventually
 
 BOARD = Path(__file__).parents[2] / "examples" / "grafana.json"
 DOCS = Path(__file__).parents[2] / "docs" / "api" / "models.md"

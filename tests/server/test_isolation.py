@@ -17,9 +17,9 @@ from cierzo.store.ledger import Period
 from cierzo.store.tables import DEFAULT_ID
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.tiny_server import num_submitted, tekken, tiny_server
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 COLD = 2
 """Cached tokens where nothing was: those that begin every prompt, if there was another."""

@@ -25,9 +25,9 @@ from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 TOKENS = 3 + len("Hello there")  # of each request here
 

@@ -46,8 +46,9 @@ from tests.server.live import LiveServer, live_server
 from tests.server.scripted import EOS, Script, ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body, chunks
-from tests.server.test_disconnect import ask_and_leave, eventually
+from tests.server.test_disconnect import ask_and_leave
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from cierzo.server.chat_text import SAFE_PROMPT
 from tests.sdk import scenario
 from tests.server.live import LiveServer
 from tests.server.test_chat import CHAT, body, chunks, text_of
-from tests.server.test_disconnect import eventually
 from tests.server.tiny_server import num_submitted, tekken, tiny_server
+from tests.waiting import eventually
 
 WEATHER = scenario.TOOL
 

@@ -21,8 +21,8 @@ from tests.server.live import live_server
 from tests.server.scripted import Script, ScriptedEngine
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, body
-from tests.server.test_disconnect import eventually
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 SECRET = "the launch is on Tuesday"
 REQUESTS = logging.getLogger("cierzo.server.request_log")

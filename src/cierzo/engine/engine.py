@@ -115,17 +115,26 @@ class Engine:
         atexit.unregister(self.close)
 
     def _run(self) -> None:
-        while self._take_inbox():
-            try:
-                events = self._core.step()
-            except Exception as error:  # ours to fix, but the callers must not hang meanwhile
-                logger.exception("the engine failed; every request ends with an error")
-                events = self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
-            self._held += events
-            if self._is_due(events):
-                self._hand_over()
-        self._held += self._core.fail_all(STOPPED)
-        self._hand_over()
+        try:
+            while self._take_inbox():
+                events = self._guarded(self._core.step)
+                self._held += events
+                if self._is_due(events):
+                    self._hand_over()
+        finally:  # even if this thread itself failed: nobody waits for one that is gone
+            with self._changed:
+                self._is_stopping = True
+            self._take_inbox()
+            self._held += self._core.fail_all(STOPPED)
+            self._hand_over()
+
+    def _guarded(self, act: Callable[[], Events]) -> Events:
+        """The events of `act`; where it raises, an error for every request there is."""
+        try:
+            return act()
+        except Exception as error:  # ours to fix, but the callers must not hang meanwhile
+            logger.exception("the engine failed; every request ends with an error")
+            return self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
 
     def _take_inbox(self) -> bool:
         """Wait until there is something to compute, and let in what was asked. False at the end."""
@@ -134,7 +143,7 @@ class Engine:
             inbox, self._inbox = self._inbox, []
             is_stopping = self._is_stopping
         for act in inbox:
-            self._held += act()
+            self._held += self._guarded(act)
         if inbox:  # a new prompt may make the next step a long one
             self._hand_over()
         return not is_stopping
@@ -146,7 +155,15 @@ class Engine:
             with self._changed:
                 if self._changed.wait_for(self._is_wanted, pause_s):
                     return
-            pause_s = PAUSE_S if self._core.make_ready() else None
+            pause_s = PAUSE_S if self._has_made_ready() else None
+
+    def _has_made_ready(self) -> bool:
+        """False when there is nothing more to make ready, or it cannot be."""
+        try:
+            return self._core.make_ready()
+        except Exception:  # only comfort: what is not ready is slower the first time
+            logger.exception("memory could not be made ready")
+            return False
 
     def _is_wanted(self) -> bool:
         return bool(self._inbox) or self._core.has_work or self._is_stopping

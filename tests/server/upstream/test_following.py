@@ -21,11 +21,11 @@ from tests.server.conftest import scripted_model
 from tests.server.live import live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.server.upstream.hostile import DONE, GOOD, Step, chunk, head, hostile_server
 from tests.server.upstream.test_second_cierzo import body, content_of
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 SLOW: list[Step] = [head(), chunk("Hel"), 0.5, chunk("lo"), chunk(None, "stop"), DONE]
 

@@ -21,7 +21,6 @@ from tests.server.live import LiveServer, live_server
 from tests.server.scripted import ScriptedEngine
 from tests.server.test_chat import CHAT, chunks, text_of
 from tests.server.test_chat import body as own_body
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.server.upstream.conftest import relay
 from tests.server.upstream.hostile import (
@@ -38,6 +37,7 @@ from tests.server.upstream.hostile import (
 )
 from tests.server.upstream.test_second_cierzo import body, content_of
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 KEY = "sk-not-for-anybodys-eyes"
 

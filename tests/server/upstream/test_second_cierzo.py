@@ -22,8 +22,8 @@ from tests.server.scripted import END_THINK, SUFFIX, THINK, TOOL_CALLS, Scripted
 from tests.server.test_auth import bearer
 from tests.server.test_chat import CHAT, chunks, text_of
 from tests.server.test_chat import body as own_body
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
+from tests.waiting import eventually
 
 
 def body(**fields: Any) -> dict[str, Any]:

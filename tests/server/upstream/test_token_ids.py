@@ -20,7 +20,6 @@ from cierzo.tokenizer.fim_prompt import encode_fim
 from cierzo.tokenizer.tokenizer import Tokenizer
 from tests.server.live import live_server
 from tests.server.test_chat import CHAT, chunks, text_of
-from tests.server.test_disconnect import eventually
 from tests.server.test_errors import check
 from tests.server.tiny_server import tekken
 from tests.server.upstream.conftest import relay
@@ -36,6 +35,7 @@ from tests.server.upstream.hostile import (
 )
 from tests.server.upstream.test_second_cierzo import body, content_of, row_of
 from tests.store.temporary import temporary_database
+from tests.waiting import eventually
 
 LENGTH = 400
 
