@@ -55,14 +55,14 @@ CASES = (
     Case("smollm2", "q8_0", (PREFILL, DECODE)),
     Case("smollm2", "bf16", (PREFILL, DECODE)),
     Case("mixtral-mini", "q8_0", (PREFILL, DECODE)),
-    Case("smollm2", "q4_0", (Work("prefill", 1), Work("prefill", 32), Work("prefill", 2048))),
+    Case("smollm2", "q4_0", tuple(Work("prefill", rows) for rows in (1, 32, 2048, 8192))),
     Case("smollm2", "q4_0", (PREFILL, DECODE), threads=1),
     Case("mixtral-mini", "q4_0", (PREFILL, DECODE), threads=1),
     Case("smollm2", "q4_0", (PREFILL, DECODE), isa="avx512"),
     Case("smollm2", "q4_0", (PREFILL, DECODE), isa="avx2"),
     Case("smollm2", "q4_0", (Work("prefill", 64), DECODE), isa="portable"),
-    # Minutes for each prefix: once is what anybody has time for.
-    Case("mistral-7b", "q4_0", (LONG_PREFILL, LONG_DECODE), rounds=1),
+    # Minutes for each prefix, at full depth: attention is the same in every layer.
+    Case("mistral-7b-slim", "q4_0", (PREFILL, LONG_PREFILL, DECODE, LONG_DECODE), rounds=1),
 )
 
 DIVIDENDS = (("mixtral-mini", "dense-mini"), ("mixtral-8x7b-slim", "dense-47b-slim"))

@@ -3,8 +3,9 @@
     python -m benchmarks.compare [--set fast|all] [--models DIR] [--rounds 5] [--only TEXT]
 
 Every round runs each engine once, in a process that has the machine for itself; medians and ranges
-over the rounds, after one round that only warms up. Writes benchmarks/results/<date>-<machine>.json
-and .png, which `python -m benchmarks.readme_table` makes the README's table from.
+over the rounds, after one round that only warms up (where there is more than one). After each case
+writes benchmarks/results/<date>-<machine>.json and .png, which `python -m benchmarks.readme_table`
+makes the README's table from; cases that were measured before on that day stay there.
 """
 
 from __future__ import annotations
@@ -67,22 +68,33 @@ def main() -> None:
     machine = measure_roofline(thread_counts(threads), kernels.available_isas())
     result = {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
         "machine": machine_class(),
         "threads": threads,
-        "set": arguments.chosen,
         "rivals": versions(),
         "roofline": machine.to_json(),
-        "cases": [
-            run_case(case, taking_part, arguments.models, arguments.rounds, machine)
-            for case in cases
-        ],
     }
     stem = arguments.out or RESULTS / f"{result['date']}-{slug(machine_class())}"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(stem.with_suffix(".png"), machine, points(result), threads)
-    _say(f"written: {stem}.json, .png")
+    file = stem.with_suffix(".json")
+    measured = json.loads(file.read_text())["cases"] if file.exists() else []
+    for case in cases:
+        found = run_case(case, taking_part, arguments.models, arguments.rounds, machine)
+        measured = merged(measured, found)
+        whole = result | {"cases": measured}
+        file.write_text(json.dumps(whole, indent=1) + "\n")
+        draw(stem.with_suffix(".png"), machine, points(whole), threads)
+        _say(f"written: {stem}.json, .png")
+
+
+def merged(before: Sequence[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cases in the order of `CASES`; one that was measured again counts as it is now."""
+    order = [(case.title, [work.title for work in case.works]) for case in CASES]
+    by_place = {order.index(_place(case)): case for case in [*before, found]}
+    return [by_place[place] for place in sorted(by_place)]
+
+
+def _place(case: dict[str, Any]) -> tuple[str, list[str]]:
+    return case["title"], [row["title"] for row in case["works"]]
 
 
 def run_case(
@@ -96,12 +108,13 @@ def run_case(
     runs: dict[str, list[Measured]] = {engine.name: [] for engine in able}
     loads = []
     rounds = case.rounds or rounds
-    for turn in range(rounds if case.rounds else rounds + 1):
+    first = 0 if rounds > 1 else 1  # the one that only warms up
+    for turn in range(first, rounds + 1):
         _say(f"{case.title}: round {turn} of {rounds}")
         loads.append(round(os.getloadavg()[0], 1))
         for engine in able:
             measured = engine.measure(case, model, threads)
-            if turn > 0 or case.rounds:
+            if turn > 0:
                 runs[engine.name].append(measured)
     weights = model_bytes(manifest.entries, manifest.config)
     rates = rates_for(weights, machine, case.isa or kernels.isa(), threads)
@@ -111,6 +124,8 @@ def run_case(
         "quant": case.quant,
         "threads": threads,
         "isa": case.isa or kernels.isa(),
+        "commit": commit(),
+        "rounds": rounds,
         "weights_bytes": weights.total,
         "load_average": loads,
         "processes": {name: process_summary(measured) for name, measured in runs.items()},

@@ -53,6 +53,7 @@ SHAPES = {
     "smollm2": Shape(576, 30, 9, 3, 1536, 49152, tied_embeddings=True),
     "mixtral-mini": Shape(1024, 16, 16, 4, 3584, num_experts=8),
     "mistral-7b": Shape(4096, 32, 32, 8, 14336),
+    "mistral-7b-slim": Shape(4096, 4, 32, 8, 14336),
     "mixtral-8x7b-slim": Shape(4096, 12, 32, 8, 14336, num_experts=8),
     # As many parameters as their sparse namesakes, all of them active.
     "dense-mini": Shape(1024, 16, 16, 4, 8 * 3584),

@@ -29,9 +29,12 @@ def render(result: dict[str, Any], name: str) -> str:
     """The table and how it came to be, as Markdown."""
     loads = [load for case in result["cases"] for load in case["load_average"]]
     rivals = "; ".join(f"{rival}: {version}" for rival, version in result["rivals"].items())
+    commits = ", ".join(dict.fromkeys(case["commit"] for case in result["cases"]))
+    rounds = sorted({case["rounds"] for case in result["cases"]}, reverse=True)
     lines = [
-        f"{result['machine']}, {result['threads']} threads, {result['date']}, commit"
-        f" {result['commit']}: tokens per second, medians (least to most) of alternating rounds,",
+        f"{result['machine']}, {result['threads']} threads, {result['date']}, commit {commits}:",
+        f"tokens per second, medians (least to most) of {' or '.join(map(str, rounds))} alternating"
+        " rounds,",
         f"load average {min(loads):g} to {max(loads):g}. Rivals read the same file; {rivals}.",
         "The bound is what this machine's memory and matrix units allow, measured in the same run",
         f"([all numbers](benchmarks/results/{name}.json), [drawn](benchmarks/results/{name}.png)).",

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import readme_table
 from benchmarks.cases import CASES, DIVIDENDS
-from benchmarks.compare import points, process_summary, slug, summary, work_summary
+from benchmarks.compare import merged, points, process_summary, slug, summary, work_summary
 from benchmarks.engines import LlamaBench, Measured
 from benchmarks.make_checkpoint import QUANTS, SHAPES
 from benchmarks.rivals.works import Work, works_from_json, works_to_json
@@ -96,7 +96,7 @@ def case_of(model: str, ours: dict[str, float], floor_tok_s: float) -> dict[str,
     isa = kernels.available_isas()[-1]
     title = f"{model} q4_0"
     head = {"title": title, "model": model, "quant": "q4_0", "threads": 2, "isa": isa}
-    return {**head, "load_average": [0.1], "works": [row]}
+    return {**head, "commit": "abc", "rounds": 5, "load_average": [0.1], "works": [row]}
 
 
 def result() -> dict[str, Any]:
@@ -104,7 +104,6 @@ def result() -> dict[str, Any]:
         "machine": "a machine",
         "threads": 2,
         "date": "2026-01-02",
-        "commit": "abc",
         "rivals": {"llama.cpp": "1.0"},
         "cases": [case_of("mixtral-mini", RATE, 400.0), case_of("dense-mini", SLOW, 100.0)],
     }
@@ -120,6 +119,18 @@ def test_the_table_says_what_the_result_says() -> None:
         "| decode, mixtral-mini over dense-mini | **4.00 ×** | llama.cpp 1.00 ×, other 1.00 × | "
         "| 100% of 4.00 × |"
     )
+
+
+def test_what_is_measured_again_takes_its_place() -> None:
+    def measured(place: int, commit: str) -> dict[str, Any]:
+        case = CASES[place]
+        works = [{"title": work.title} for work in case.works]
+        return {"title": case.title, "commit": commit, "works": works}
+
+    cases: list[dict[str, Any]] = []
+    for place, commit in ((3, "a"), (0, "a"), (10, "a"), (3, "b")):  # 0 and 10 are of one file
+        cases = merged(cases, measured(place, commit))
+    assert cases == [measured(0, "a"), measured(3, "b"), measured(10, "a")]
 
 
 def test_rivals_stand_under_our_points_by_their_share() -> None:
