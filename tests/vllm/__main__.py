@@ -49,8 +49,8 @@ def main() -> None:
     tokenizer = ensure_packed(source, "auto", cache_dir=settings.home / "packed")
     with TemporaryDirectory(prefix="cierzo-vllm-") as work:
         folder = Path(work) / "model"
-        maker = Path(__file__).with_name("make_folder.py")
-        subprocess.run([VLLM_PYTHON, maker, source, folder], check=True)
+        maker = [VLLM_PYTHON, "-m", "benchmarks.rivals.vllm_folder"]
+        subprocess.run([*maker, source, folder], check=True)
         with vllm_server(folder) as url:
             cierzo = [sys.executable, "-m", "cierzo"]
             data = ["--data", f"{work}/data"]

@@ -119,6 +119,10 @@ class ChoiceDelta:
     finish_reason: FinishReason | None = None
     error: EngineError | None = None
 
+    def may_grow_by(self, later: ChoiceDelta) -> bool:
+        """False where the sum would hide that thinking began again."""
+        return not (later.thinking and (self.text or self.ends_thinking))
+
     def add(self, later: ChoiceDelta) -> None:
         """Make this delta the sum of itself and a later one of the same choice."""
         self.text += later.text
@@ -129,7 +133,7 @@ class ChoiceDelta:
             self.logprobs = [*(self.logprobs or ()), *later.logprobs]
         if later.prompt_logprobs is not None:
             self.prompt_logprobs = later.prompt_logprobs
-        self.finish_reason = later.finish_reason
+        self.finish_reason, self.error = later.finish_reason, later.error
 
     @property
     def is_empty(self) -> bool:
@@ -257,36 +261,6 @@ class ChoiceReader:
         }
 
 
-async def read_answers(
-    stream: TokenStream, plan: AnswerPlan, n: int, usage: Usage
-) -> AsyncGenerator[list[ChoiceDelta], None]:
-    """The deltas of all `n` choices as they come, those that came together in one list; `usage`
-    counts along.
-
-    Closes `stream` when every choice has ended, or when the caller stops reading.
-    """
-    choices = [ChoiceReader(index, plan) for index in range(n)]
-    try:
-        while events := await stream.take():
-            deltas = []
-            for event in events:
-                choice = choices[event.index]
-                if choice.is_finished:
-                    continue  # tokens computed after a stop string was found
-                usage.count(event)
-                delta = choice.read(event)
-                if not delta.is_empty:
-                    deltas.append(delta)
-                if choice.is_finished:  # by a stop string: for us, not yet for the engine
-                    stream.close(choice.index)
-            if deltas:
-                yield deltas
-            if all(choice.is_finished for choice in choices):
-                return
-    finally:
-        stream.close()
-
-
 class TokenCompletion:
     """A `Completion` whose tokens an engine computes and `prepared.plan` reads."""
 
@@ -294,13 +268,40 @@ class TokenCompletion:
         self.n = prepared.request.params.n
         self.usage = Usage(len(prepared.request.prompt_token_ids))
         self._engine = engine
-        self._request, self._plan = prepared.request, prepared.plan
+        self._request = prepared.request
+        self._choices = [ChoiceReader(index, prepared.plan) for index in range(self.n)]
 
     async def deltas(self, metered: Metered) -> AsyncGenerator[list[ChoiceDelta], None]:
+        """The engine is left alone when every choice has ended, or the caller stops reading."""
         stream = metered.submit(self._engine, self._request)
-        async with aclosing(read_answers(stream, self._plan, self.n, self.usage)) as arrivals:
-            async for deltas in arrivals:
-                yield deltas
+        try:
+            while events := await stream.take():
+                if deltas := self._read(events, stream):
+                    yield deltas
+                if all(choice.is_finished for choice in self._choices):
+                    return
+        finally:
+            stream.close()
+
+    def _read(self, events: Sequence[TokenEvent], stream: TokenStream) -> list[ChoiceDelta]:
+        """What tokens that came together add, those of one choice in one delta."""
+        deltas: list[ChoiceDelta] = []
+        last_of: dict[int, ChoiceDelta] = {}
+        for event in events:
+            choice = self._choices[event.index]
+            if choice.is_finished:
+                continue  # tokens computed after a stop string was found
+            self.usage.count(event)
+            delta = choice.read(event)
+            last = last_of.get(choice.index)
+            if last is not None and last.may_grow_by(delta):
+                last.add(delta)
+            elif not delta.is_empty:
+                deltas.append(delta)
+                last_of[choice.index] = delta
+            if choice.is_finished:  # by a stop string: for us, not yet for the engine
+                stream.close(choice.index)
+        return deltas
 
 
 async def with_ends(

@@ -105,14 +105,15 @@ class SseResponse(Response):
             if first.done():
                 first.result()  # raises what went wrong before the first event
             await self._start(send)
-            self._last_sent = asyncio.get_running_loop().time()
+            now_s = asyncio.get_running_loop().time
+            self._last_sent = now_s()
             pings = asyncio.ensure_future(self._ping(send, overdue=not first.done()))
             try:
                 chunk = await first
             except EngineError as error:
                 chunk = self._last_words(error)
             while chunk is not None:
-                self._last_sent = asyncio.get_running_loop().time()
+                self._last_sent = now_s()
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 chunk = await anext(self._events, None)
             pings.cancel()

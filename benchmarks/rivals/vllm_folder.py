@@ -1,6 +1,6 @@
 """Runs in .venv-vllm: a GGUF's weights, rounded to bf16, and tokenizer as a Hugging Face folder.
 
-python make_folder.py FILE.gguf FOLDER
+python -m benchmarks.rivals.vllm_folder FILE.gguf FOLDER
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""A rival's server in processes of its own, until it is no longer wanted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from urllib.error import URLError
+from urllib.request import urlopen
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def served(
+    command: Sequence[str],
+    port: int,
+    max_start_s: float,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The base URL of what `command` serves on `port`, once it is healthy. Raises SystemExit."""
+    null = subprocess.DEVNULL
+    with subprocess.Popen(
+        command,
+        stdout=null,
+        stderr=null,
+        env={**os.environ, **(variables or {})},
+        start_new_session=True,
+    ) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _await_health(url, process, max_start_s)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def _await_health(url: str, process: subprocess.Popen[bytes], max_start_s: float) -> None:
+    deadline_s = time.monotonic() + max_start_s
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urlopen(f"{url}/health"):  # 503 while it loads is an error, too
+                return
+        except (URLError, ConnectionError):
+            time.sleep(0.1)
+    args = process.args
+    shown = " ".join(map(str, args)) if isinstance(args, list) else args
+    raise SystemExit(f"no health within {max_start_s:g} s; run it by hand to see why: {shown}")
