@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
-from benchmarks.server import NUM_OUT, Answered, body_of, chat_texts, load, percentiles, served
+from benchmarks.clients import NUM_OUT, Answered, body_of, chat_texts, load
+from benchmarks.server import percentiles, served
 
 NUM_LINES = 2000
 JOBS = "/v1/batch/jobs"

@@ -109,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._first_s = self._last_s = 0.0
         self._ended = loop.create_future()
         if self._transport is None:
+            assert self._at.hostname is not None and self._at.port is not None
             await loop.create_connection(lambda: self, self._at.hostname, self._at.port)
         assert self._transport is not None
         self._transport.write(request)

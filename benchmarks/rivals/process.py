@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -37,20 +37,22 @@ def served(
     ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            _await_health(url, process, max_start_s)
+            if not _is_healthy(url, process, max_start_s):
+                by_hand = f"run it by hand to see why: {' '.join(command)}"
+                raise SystemExit(f"no health within {max_start_s:g} s; {by_hand}")
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
 
-def _await_health(url: str, process: subprocess.Popen[bytes], max_start_s: float) -> None:
+def _is_healthy(url: str, process: subprocess.Popen[bytes], max_start_s: float) -> bool:
+    """True once it is; False when it ended, or took too long."""
     deadline_s = time.monotonic() + max_start_s
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
             with urlopen(f"{url}/health"):  # 503 while it loads is an error, too
-                return
+                return True
         except (URLError, ConnectionError):
             time.sleep(0.1)
-    args = process.args
-    shown = " ".join(map(str, args)) if isinstance(args, list) else args
-    raise SystemExit(f"no health within {max_start_s:g} s; run it by hand to see why: {shown}")
+    return False

@@ -89,6 +89,31 @@ def test_tokens_of_one_frame_come_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert counts == [1, 19]  # the first and the last wait for nobody
 
 
+def test_what_is_urgent_for_one_request_takes_nothing_of_another_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cierzo.engine.engine.FRAME_S", 1000)
+    put = TokenStream.put
+    counts: dict[TokenStream, list[int]] = {}
+
+    def counting(self: TokenStream, events: list[TokenEvent], wakeups: Wakeups) -> None:
+        counts.setdefault(self, []).append(len(events))
+        put(self, events, wakeups)
+
+    monkeypatch.setattr(TokenStream, "put", counting)
+    model = GatedModel()
+    model.gate.clear()
+    with running(model) as engine:
+        first = engine.submit(make_request(prompt_of(8), ENDLESS))
+        assert model.entered.wait(120)
+        long = engine.submit(make_request(prompt_of(8, seed=1)))
+        short = engine.submit(make_request(prompt_of(8, seed=2), replace(GREEDY, max_tokens=5)))
+        model.gate.set()
+        assert len(list(short)) == 5 and len(list(long)) == 20
+        first.close()
+    assert counts[short] == [1, 4] and counts[long] == [1, 19]
+
+
 def test_what_has_come_is_taken_at_once() -> None:
     request = make_request(prompt_of(8))
 

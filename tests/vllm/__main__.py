@@ -49,7 +49,7 @@ def main() -> None:
     tokenizer = ensure_packed(source, "auto", cache_dir=settings.home / "packed")
     with TemporaryDirectory(prefix="cierzo-vllm-") as work:
         folder = Path(work) / "model"
-        maker = [VLLM_PYTHON, "-m", "benchmarks.rivals.vllm_folder"]
+        maker: list[str | Path] = [VLLM_PYTHON, "-m", "benchmarks.rivals.vllm_folder"]
         subprocess.run([*maker, source, folder], check=True)
         with vllm_server(folder) as url:
             cierzo = [sys.executable, "-m", "cierzo"]

@@ -35,7 +35,7 @@ MAX_RETRY_AFTER_S = 60
 FRAME_S = 1 / 30
 """Tokens of several steps within this time are handed over together, but for a request's first and
 last: who reads them sees no difference, and to wake event loop, socket and client costs a small
-model a tenth of its step (decision 0078)."""
+model a tenth of its step (decision 0037)."""
 
 IDLE_S = 1.0
 """Without work for so long, the engine makes memory ready for what will come."""
