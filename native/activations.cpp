@@ -56,38 +56,20 @@ Activations::Activations(WeightFormat format, int64_t rows, int64_t n_in)
     // A single block is as high as it has rows, so that the one row of a decode step stays
     // contiguous; AMX reads 16 rows whatever they hold.
     pitch_ = rows >= kBlockRows || use_amx(rows) || is_tiled() ? kBlockRows : int(rows);
+    const int64_t value_nbytes = format_ != WeightFormat::kBf16 ? 1 : is_tiled() ? 2 : 4;
+    block_value_nbytes_ = groups_ * pitch_ * kGroup * value_nbytes;
     const int64_t chunk = num_blocks() <= kFewBlocks ? kFewRowsChunkGroups : kMaxChunkGroups;
     num_chunks_ = (groups_ + chunk - 1) / chunk;
 }
 
-int64_t Activations::block_value_nbytes() const {
-    const int64_t value_nbytes = format_ != WeightFormat::kBf16 ? 1 : is_tiled() ? 2 : 4;
-    return groups_ * pitch_ * kGroup * value_nbytes;
-}
-
 int64_t Activations::nbytes() const {
     const int64_t notes = format_ == WeightFormat::kBf16 ? 0 : groups_ * pitch_ * 8;
-    return round_up(num_blocks() * (block_value_nbytes() + notes), 64);
+    return round_up(num_blocks() * (block_value_nbytes_ + notes), 64);
 }
 
 uint8_t* Activations::tiles(int64_t chunk, int64_t block) const {
     const int64_t first = chunk_begin(chunk), groups = chunk_begin(chunk + 1) - first;
     return memory_ + (first * num_blocks() + block * groups) * tile_nbytes(WeightFormat::kBf16);
-}
-
-Block Activations::block(int64_t index) const {
-    const int64_t rows_left = rows_ - index * kBlockRows;
-    uint8_t* notes = memory_ + num_blocks() * block_value_nbytes();
-    const int64_t note_count = groups_ * pitch_;
-    Block b;
-    b.values = memory_ + index * block_value_nbytes();
-    b.scales = reinterpret_cast<float*>(notes) + index * note_count;
-    uint8_t* second = notes + (num_blocks() + index) * note_count * 4;
-    b.starts = reinterpret_cast<int32_t*>(second);
-    b.scaled_sums = reinterpret_cast<float*>(second);
-    b.rows = int(rows_left < kBlockRows ? rows_left : kBlockRows);
-    b.pitch = pitch_;
-    return b;
 }
 
 void Activations::prepare(const float* x, const int32_t* row_ids, int64_t begin,

@@ -92,7 +92,6 @@ class Activations {
     void prepare_int(const float* row, int64_t index) const;
     void prepare_bf16(const float* row, int64_t index) const;
     void prepare_tiles(const float* row, int64_t index, int64_t chunk) const;
-    int64_t block_value_nbytes() const;
 
     WeightFormat format_;
     int64_t rows_;
@@ -100,8 +99,24 @@ class Activations {
     int64_t groups_;
     int64_t num_chunks_;
     int pitch_;
+    int64_t block_value_nbytes_;
     uint8_t* memory_ = nullptr;
 };
+
+inline Block Activations::block(int64_t index) const {
+    const int64_t rows_left = rows_ - index * kBlockRows;
+    uint8_t* notes = memory_ + num_blocks() * block_value_nbytes_;
+    const int64_t note_count = groups_ * pitch_;
+    Block b;
+    b.values = memory_ + index * block_value_nbytes_;
+    b.scales = reinterpret_cast<float*>(notes) + index * note_count;
+    uint8_t* second = notes + (num_blocks() + index) * note_count * 4;
+    b.starts = reinterpret_cast<int32_t*>(second);
+    b.scaled_sums = reinterpret_cast<float*>(second);
+    b.rows = int(rows_left < kBlockRows ? rows_left : kBlockRows);
+    b.pitch = pitch_;
+    return b;
+}
 
 // sums[p][row][16] = Σ x · w of panels [panel, panel + num_panels) for the rows of blocks
 // [block_begin, block_end); `row` counts from the first block, pitch = 16 * (block_end -

@@ -80,6 +80,24 @@ struct UnitPlan {
     int64_t panels;      // panels per unit
 };
 
+// Of the even sizes of a unit, at most `cap` panels, that make `least` to 8 units a thread: the one
+// that ends first, then the largest.
+inline int64_t even_panels(int64_t num_ranges, int64_t num_panels, int64_t num_threads,
+                           int64_t least, int64_t cap) {
+    int64_t best = 2, best_end = INT64_MAX;
+    for (int64_t share = least; share <= 8; ++share) {
+        const int64_t fair = num_ranges * num_panels / (share * num_threads);
+        const int64_t panels = fair < 2 ? 2 : fair > cap ? cap / 2 * 2 : round_up(fair, 2);
+        const int64_t units = num_ranges * ((num_panels + panels - 1) / panels);
+        const int64_t end = (units + num_threads - 1) / num_threads * panels;
+        if (end < best_end) {
+            best_end = end;
+            best = panels;
+        }
+    }
+    return best;
+}
+
 // `granule`: panels that must stay together (2 for gate and up).
 inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight& weight,
                            int64_t granule, int64_t num_threads) {
@@ -87,13 +105,16 @@ inline UnitPlan plan_units(const Job* jobs, int64_t num_jobs, const PackedWeight
         weight.num_groups() * (jobs[0].x.format() == WeightFormat::kBf16 ? 4 * kGroup : kGroup + 8);
     int64_t row_blocks = kRowsNbytes / (row_nbytes * kBlockRows);
     if (row_blocks < 2) row_blocks = 2;
-    int64_t total_panels = 0;
+    int64_t num_ranges = 0;
     for (int64_t j = 0; j < num_jobs; ++j)
-        total_panels +=
-            (jobs[j].x.num_blocks() + row_blocks - 1) / row_blocks * weight.num_panels();
-    // Four units a thread, as far as they are worth taking apart.
-    const int64_t fair = total_panels / (4 * num_threads);
+        num_ranges += (jobs[j].x.num_blocks() + row_blocks - 1) / row_blocks;
     const int64_t cap = kUnitNbytes / weight.panel_nbytes();
+    // Some blocks of rows take their panels two at a time anyway.
+    if (num_jobs == 1 && jobs[0].x.num_blocks() > 1)
+        return {row_blocks,
+                even_panels(num_ranges, weight.num_panels(), num_threads, 4, cap < 2 ? 2 : cap)};
+    // Four units a thread, as far as they are worth taking apart.
+    const int64_t fair = num_ranges * weight.num_panels() / (4 * num_threads);
     const int64_t panels = fair < cap ? fair : cap;
     // Multiples of four, or at least two, keep the inner loops at their widest.
     const int64_t even = panels >= 4 ? panels / 4 * 4 : panels >= 2 ? 2 : granule;
@@ -121,20 +142,7 @@ inline UnitPlan plan_tiled_units(const Job* jobs, int64_t num_jobs, const Packed
     // Between passes the sums of all panels wait in L2, too.
     const int64_t sums_nbytes = row_blocks * kBlockRows * kPanel * int64_t(sizeof(float));
     const int64_t cap = num_passes(jobs[0].x, row_blocks) > 1 ? kRowsNbytes / sums_nbytes : 64;
-    // Of the even sizes that make 2 to 8 units a thread the one that ends first, then the largest.
-    UnitPlan best{row_blocks, 2};
-    int64_t best_end = INT64_MAX;
-    for (int64_t share = 2; share <= 8; ++share) {
-        const int64_t fair = num_ranges * weight.num_panels() / (share * num_threads);
-        const int64_t panels = fair < 2 ? 2 : fair > cap ? cap / 2 * 2 : round_up(fair, 2);
-        const int64_t units = num_ranges * ((weight.num_panels() + panels - 1) / panels);
-        const int64_t end = (units + num_threads - 1) / num_threads * panels;
-        if (end < best_end) {
-            best_end = end;
-            best.panels = panels;
-        }
-    }
-    return best;
+    return {row_blocks, even_panels(num_ranges, weight.num_panels(), num_threads, 2, cap)};
 }
 
 // Few rows are bound by memory, and a core reads several streams faster than one. So a thread's
