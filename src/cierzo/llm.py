@@ -122,6 +122,7 @@ class LLM:
             token_budget=settings.token_budget,
             kv_cache_dtype=settings.kv_cache_dtype,
         )
+        packed.read_ahead()
         token_nbytes = packed.config.kv_bytes_per_token(settings.kv_cache_dtype)
         self.folder = folder  # the packed one
         self.config: ModelConfig = packed.config

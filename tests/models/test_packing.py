@@ -193,6 +193,7 @@ def test_peak_memory_is_chunks_not_tensors(tmp_path: Path, monkeypatch: pytest.M
     write_huggingface(tmp_path / "m", model)
     model.weights.clear()
     monkeypatch.setattr(packed_weights, "CHUNK_WEIGHTS", 2**14)
+    monkeypatch.setattr(packed_weights, "PIECE_BYTES", 2**16)
     job = pack_job(open_checkpoint(tmp_path / "m"), "int4")
     tracemalloc.start()
     write_packed(job, tmp_path / "out")

@@ -18,6 +18,7 @@ import numpy as np
 from cierzo.models.packed_folder import (
     ALIGNMENT,
     EDGE_BYTES,
+    PIECE_BYTES,
     PackedEntry,
     Progress,
     tensor_nbytes,
@@ -56,22 +57,26 @@ def write_weights(
     sizes = [_nbytes(tensor, kind) for tensor, kind in zip(planned, kinds, strict=True)]
     total = sum(_aligned(size) for size in sizes)
     _reserve(file, total)
-    entries: list[PackedEntry] = []
-    offset = 0
-    with _Flusher(file) as flusher:
+    errors, crcs = [], []
+    with _Output(file) as output:
         for tensor, kind, nbytes in zip(planned, kinds, sizes, strict=True):
-            error, crc, position = ErrorSum(), 0, offset
+            error, crc, offset = ErrorSum(), 0, output.position
             for chunk in _chunks(tensor, kind, arrays.get(tensor.name), error):
-                progress(position, total, tensor.name)
-                _write_at(file, position, chunk)
-                flusher.wrote(chunk.nbytes)
+                progress(output.position, total, tensor.name)
+                output.write(chunk.data)
                 crc = zlib.crc32(chunk.data, crc)
-                position += chunk.nbytes
-            assert position == offset + nbytes, tensor.name
-            edges = _edge_crc32(file, offset, nbytes)
-            entries.append(_entry(tensor, kind, offset, nbytes, error.relative, crc, edges))
-            offset += _aligned(nbytes)
+            assert output.position == offset + nbytes, tensor.name
+            output.write(bytes(_aligned(nbytes) - nbytes))
+            errors.append(error.relative)
+            crcs.append(crc)
     progress(total, total, "")
+    entries, offset = [], 0
+    for tensor, kind, nbytes, error_sum, crc in zip(
+        planned, kinds, sizes, errors, crcs, strict=True
+    ):
+        edges = _edge_crc32(file, offset, nbytes)
+        entries.append(_entry(tensor, kind, offset, nbytes, error_sum, crc, edges))
+        offset += _aligned(nbytes)
     return tuple(entries), total
 
 
@@ -135,41 +140,56 @@ def _chunks(
                 yield pack_rows(tensor, kind, expert, start, stop, error)
 
 
-def _write_at(file: FileIO, position: int, chunk: Bytes) -> None:
-    view = memoryview(chunk.data).cast("B")
-    while view:
-        written = os.pwrite(file.fileno(), view, position)
-        view, position = view[written:], position + written
+class _Output:
+    """The file, written from its beginning to its end in whole pieces.
 
-
-class _Flusher:
-    """Has the disk write what is written while the next rows are packed.
-
-    Left alone, the system keeps gigabytes in memory before it begins, and packing and writing take
-    turns instead of overlapping. Raises OSError as the disk does.
+    The disk writes what it has while the next rows are packed: left alone, the system keeps
+    gigabytes in memory before it begins, and packing and writing take turns instead of overlapping.
+    Raises OSError as the disk does.
     """
 
     def __init__(self, file: FileIO) -> None:
+        self.position = 0
         self._file = file
-        self._pending_bytes = 0
+        self._piece = memoryview(bytearray(PIECE_BYTES))
+        self._unflushed_bytes = 0
         self._thread = ThreadPoolExecutor(1, "cierzo-flush")
         self._flush: Future[None] | None = None
 
-    def __enter__(self) -> _Flusher:
+    def __enter__(self) -> _Output:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._thread.shutdown()
-        if self._flush is not None and error[0] is None:
+        try:
+            if error[0] is None:
+                self._write_piece(self.position % PIECE_BYTES)
+        finally:
+            self._thread.shutdown()
+        if error[0] is None and self._flush is not None:
             self._flush.result()
 
-    def wrote(self, nbytes: int) -> None:
-        self._pending_bytes += nbytes
-        if self._pending_bytes < FLUSH_BYTES or (self._flush and not self._flush.done()):
+    def write(self, data: memoryview | bytes) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            begin = self.position % PIECE_BYTES
+            part = view[: PIECE_BYTES - begin]
+            self._piece[begin : begin + len(part)] = part
+            self.position += len(part)
+            view = view[len(part) :]
+            if self.position % PIECE_BYTES == 0:
+                self._write_piece(PIECE_BYTES)
+
+    def _write_piece(self, nbytes: int) -> None:
+        view = self._piece[:nbytes]
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self.position - len(view))
+            view = view[written:]
+        self._unflushed_bytes += nbytes
+        if self._unflushed_bytes < FLUSH_BYTES or (self._flush and not self._flush.done()):
             return
         if self._flush is not None:
             self._flush.result()
-        self._pending_bytes = 0
+        self._unflushed_bytes = 0
         self._flush = self._thread.submit(os.fdatasync, self._file.fileno())
 
 
