@@ -70,13 +70,13 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine_class(),
         "threads": threads,
-        "rivals": versions(),
         "roofline": machine.to_json(),
     }
     stem = arguments.out or RESULTS / f"{result['date']}-{slug(machine_class())}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     file = stem.with_suffix(".json")
-    measured = json.loads(file.read_text())["cases"] if file.exists() else []
+    before = json.loads(file.read_text()) if file.exists() else {"cases": [], "rivals": {}}
+    measured, result["rivals"] = before["cases"], before["rivals"] | versions()
     for case in cases:
         found = run_case(case, taking_part, arguments.models, arguments.rounds, machine)
         measured = merged(measured, found)

@@ -56,7 +56,8 @@ def _row(case: dict[str, Any], row: dict[str, Any]) -> str:
         rival = f"{best} {_spread(rivals[best])}"
         ratio = f"{row['ratio'][best]['median']:.2f}"
     bound = f"{row['floor']['fraction']:.0%} of {_number(row['floor']['floor_tok_s'])}"
-    ours = f"**{_number(row['tok_s']['Cierzo']['median'])}** ({_range(row['tok_s']['Cierzo'])})"
+    rate = row["tok_s"]["Cierzo"]
+    ours = f"**{_number(rate['median'])}**{_range(rate)}"
     return f"| {row['title']}, {case['title']} | {ours} | {rival} | {ratio} | {bound} |"
 
 
@@ -86,11 +87,14 @@ def _dividend_rows(cases: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(rate: dict[str, float]) -> str:
-    return f"{_number(rate['median'])} ({_range(rate)})"
+    return f"{_number(rate['median'])}{_range(rate)}"
 
 
 def _range(rate: dict[str, float]) -> str:
-    return f"{_number(rate['least'])} to {_number(rate['most'])}"
+    """Nothing where there was one round."""
+    if rate["least"] == rate["most"]:
+        return ""
+    return f" ({_number(rate['least'])} to {_number(rate['most'])})"
 
 
 def _number(value: float) -> str:
