@@ -116,7 +116,7 @@ $(VENV)/.run: $(VENV)/.tools pyproject.toml $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "→ building the kernels, warnings as errors, and installing Cierzo with its test tools"
-	@$(INSTALL) ".[dev]" -C cmake.define.CIERZO_WERROR=ON
+	@$(INSTALL) ".[dev]" --config-settings cmake.define.CIERZO_WERROR=ON
 	@touch $@
 
 .venv-oracle/.ready:
