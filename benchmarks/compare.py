@@ -89,7 +89,8 @@ def main() -> None:
 def merged(before: Sequence[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
     """Cases in the order of `CASES`; one that was measured again counts as it is now."""
     order = [(case.title, [work.title for work in case.works]) for case in CASES]
-    by_place = {order.index(_place(case)): case for case in [*before, found]}
+    known = [case for case in [*before, found] if _place(case) in order]
+    by_place = {order.index(_place(case)): case for case in known}
     return [by_place[place] for place in sorted(by_place)]
 
 

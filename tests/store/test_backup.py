@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -11,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, MetaData, select
 
 from cierzo.cli import run
 from cierzo.errors import StoreError
 from cierzo.ids import now_ms
 from cierzo.store import api_keys, ledger, open_database, pricing, workspaces
-from cierzo.store.backup import back_up, restore
+from cierzo.store.backup import MANIFEST, back_up, restore
 from cierzo.store.db import Database, database_url
 from cierzo.store.files import FileStore
 from cierzo.store.ledger import Period
 from cierzo.store.limits import Limits
-from cierzo.store.migrations import migrate
+from cierzo.store.migrations import migrate, revisions
 from cierzo.store.pricing import Price
 from cierzo.store.tables import DEFAULT_ID, metadata
 from tests.store.test_files import put as put_file
@@ -298,15 +299,44 @@ def test_rows_without_bytes(database: Database, other: Database, tmp_path: Path)
         restore(other, tmp_path / "b", tmp_path / "bad")
 
 
+@pytest.mark.parametrize("revision", revisions())
+def test_a_backup_of_an_older_schema(
+    database: Database, other: Database, tmp_path: Path, revision: str
+) -> None:
+    """As an older Cierzo wrote it: without the tables and columns that came later."""
+    back_up(database, tmp_path / "a", tmp_path / "whole")
+    there = MetaData()
+    with closing(Database(database_url(tmp_path / "c", None))) as old:
+        migrate(old, revision)
+        old.read(there.reflect)
+
+    def change(name: str, content: bytes) -> bytes | None:
+        if name == MANIFEST:
+            manifest = json.loads(content)
+            tables = {name: count for name, count in manifest["tables"].items() if name in there}
+            return json.dumps(manifest | {"schema": revision, "tables": tables}).encode()
+        table = there.tables.get(name.removeprefix("tables/").removesuffix(".jsonl"))
+        if table is None:
+            return None
+        rows = [json.loads(line) for line in content.splitlines()]
+        kept = [{key: row[key] for key in row if key in table.columns} for row in rows]
+        return b"".join(json.dumps(row).encode() + b"\n" for row in kept)
+
+    rewritten(tmp_path / "whole", tmp_path / "old", change)
+    restore(other, tmp_path / "b", tmp_path / "old")
+    assert contents(other) == contents(database)
+
+
 def test_what_a_killed_restore_left_goes_with_the_next(
     database: Database, other: Database, tmp_path: Path
 ) -> None:
     left = tmp_path / "b" / "restoring-abc" / "files"
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"...")
+    (tmp_path / "b" / "restoring-what").write_bytes(b"no folder")
     back_up(database, tmp_path / "a", tmp_path / "whole")
     restore(other, tmp_path / "b", tmp_path / "whole")
-    assert not list((tmp_path / "b").glob("restoring-*"))
+    assert [path.name for path in (tmp_path / "b").glob("restoring-*")] == ["restoring-what"]
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,12 +233,10 @@ class Engine:
     def _forget(self, arrivals: Iterable[int]) -> None:
         """Let go of the requests among `arrivals` that are over."""
         over = [arrival for arrival in arrivals if not self._core.is_live(arrival)]
-        if not over:
-            return
-        self._pace.count(len(over))
         with self._changed:
-            for arrival in over:
-                self._streams.pop(arrival, None)
+            ended = [arrival for arrival in over if self._streams.pop(arrival, None) is not None]
+        if ended:
+            self._pace.count(len(ended))
 
 
 def _is_urgent(stream: TokenStream, events: Iterable[TokenEvent]) -> bool:

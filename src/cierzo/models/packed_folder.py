@@ -6,6 +6,7 @@ whatever the model's size; `verify_packed` reads everything. Knows no checkpoint
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import mmap
@@ -270,9 +271,13 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def _read(mapping: mmap.mmap) -> None:
-    with suppress(OSError):  # of a kernel that cannot, or a disk: the page's user will tell
-        for start in range(0, len(mapping), PIECE_BYTES):
-            mapping.madvise(_MADV_POPULATE_READ, start, min(PIECE_BYTES, len(mapping) - start))
+    """Until all is read, or the system cannot: whoever uses the page will see. Through ctypes, as
+    `mapping.madvise` would hold up all of Python while the disk reads."""
+    madvise, begin = ctypes.CDLL(None).madvise, np.frombuffer(mapping, np.uint8).ctypes.data
+    for start in range(0, len(mapping), PIECE_BYTES):
+        size = min(PIECE_BYTES, len(mapping) - start)
+        if madvise(ctypes.c_void_p(begin + start), ctypes.c_size_t(size), _MADV_POPULATE_READ):
+            return
 
 
 def verify_packed(folder: Path, progress: Progress | None = None) -> None:

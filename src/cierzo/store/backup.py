@@ -20,13 +20,13 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from gzip import BadGzipFile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from sqlalchemy import Connection, MetaData, Table, delete, func, insert, select
+from sqlalchemy import Connection, MetaData, Table, delete, func, insert, inspect, select
 
 from cierzo.errors import StoreError
 from cierzo.ids import now_ms
@@ -81,7 +81,7 @@ def restore(
             members = _members(archive)  # to the end, before anything is written
             manifest = _read_manifest(archive)
             database.read(_refuse_filled)
-            archive.extractall(staged, _below(members, files.FOLDER, *also), filter="data")
+            _extract(archive, _below(members, files.FOLDER, *also), Path(staged))
             for name in (files.FOLDER, *also):
                 _refuse_other(Path(staged) / name, data_dir / name, name in also)
             if database.read(current_revision) is None:
@@ -90,7 +90,8 @@ def restore(
 
                 def fill(connection: Connection) -> None:
                     _refuse_filled(connection)
-                    _read_tables(connection, archive, manifest)
+                    names = {member.name for member in _below(members, files.FOLDER)}
+                    _read_tables(connection, archive, manifest, names)
                     # Before the commit: a row that is there must find its file.
                     for name in (files.FOLDER, *also):
                         _place(Path(staged) / name, data_dir / name, undo)
@@ -98,7 +99,7 @@ def restore(
                 database.write(fill)
                 undo.pop_all()
         for left in data_dir.glob(f"{STAGING}*"):  # by restores that were killed
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
     except (tarfile.TarError, EOFError, BadGzipFile, ValueError, KeyError, zlib.error) as error:
         raise StoreError(f"{source} is no backup of Cierzo, or a damaged one: {error}") from error
     except OSError as error:
@@ -202,6 +203,15 @@ def _below(members: Sequence[tarfile.TarInfo], *folders: str) -> list[tarfile.Ta
     return [member for member in members if member.name.partition("/")[0] in folders]
 
 
+def _extract(archive: tarfile.TarFile, members: Sequence[tarfile.TarInfo], folder: Path) -> None:
+    """Members that `_members` let pass: tarfile's own filters are not in every Python 3.11."""
+    for member in members:
+        path = folder / member.name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            shutil.copyfileobj(_open(archive, member.name), file)
+
+
 def _refuse_other(restored: Path, there: Path, is_whole: bool) -> None:
     """Raise StoreError where files would be lost or, in a folder that is a whole, mixed: what a
     restore left that was cut off may lie there. Where nothing is restored anything may."""
@@ -250,18 +260,20 @@ def _read_manifest(archive: tarfile.TarFile) -> dict[str, Any]:
 
 
 def _refuse_filled(connection: Connection) -> None:
-    """Raise StoreError for a database that is in use: one with a schema and rows."""
-    if current_revision(connection) is None:
-        return
+    """Raise StoreError for a database that is in use: one with rows, of whatever schema."""
     made = {"organisations": 1, "workspaces": 1}  # by the first migration
-    for table in metadata.sorted_tables:
+    there = inspect(connection).get_table_names()
+    for table in (metadata.tables[name] for name in there if name in metadata.tables):
         count = connection.scalar(select(func.count()).select_from(table))
         if count != made.get(table.name, 0):
             raise StoreError("the store is not empty; restore into a new data folder")
 
 
 def _read_tables(
-    connection: Connection, archive: tarfile.TarFile, manifest: dict[str, Any]
+    connection: Connection,
+    archive: tarfile.TarFile,
+    manifest: dict[str, Any],
+    names: Collection[str],
 ) -> None:
     if current_revision(connection) != manifest["schema"]:
         what = f"the backup has schema {manifest['schema']} and the database a later one"
@@ -275,16 +287,15 @@ def _read_tables(
         count = 0
         for rows in _chunks(_open(archive, f"tables/{table.name}.jsonl")):
             if table.name == files.TABLE:
-                _check_files(archive, rows)
+                _check_files(rows, names)
             connection.execute(insert(table), rows)
             count += len(rows)
         if count != manifest["tables"][table.name]:
             raise StoreError(f"the backup's table {table.name} is cut short")
 
 
-def _check_files(archive: tarfile.TarFile, rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_files(rows: Sequence[Mapping[str, Any]], there: Collection[str]) -> None:
     """Each of them has its bytes, under an id that is a path of the data folder later on."""
-    there = set(archive.getnames())
     for row in rows:
         if not files.is_id(row["id"]):
             raise StoreError(

@@ -64,6 +64,7 @@ class FollowedUpstreams:
         rows = await self._database.in_thread(upstreams.list_all, self._database)
         now = {upstream.name: upstream for upstream in rows}
         if now == self._refused:
+            await self._retire(served, ())
             return
         changed = {name for name, upstream in now.items() if self._seen.get(name) != upstream}
         gone = self._seen.keys() - now.keys()
@@ -89,7 +90,7 @@ class FollowedUpstreams:
             for model in new:
                 await model.close()
             return
-        self._seen = now
+        self._seen, self._refused = now, None
         self._models |= made
         await self._retire(served, old)
 
