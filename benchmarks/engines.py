@@ -150,7 +150,7 @@ def versions() -> dict[str, str]:
     if program := os.environ.get("IK_LLAMA_BENCH"):
         found["ik_llama.cpp"] = Path(program).name
     if os.environ.get("VLLM"):
-        found["vLLM (bf16)"] = (RIVALS / "vllm.txt").read_text().replace("\n", " ")
+        found["vLLM (bf16)"] = " ".join((RIVALS / "vllm.txt").read_text().split())
     return found
 
 

@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 
 from cierzo.engine import Engine
-from cierzo.errors import (
-    EngineStoppedError,
-)
+from cierzo.errors import EngineStoppedError
 from tests.engine.fake_model import FakeModel
 from tests.engine.helpers import (
     GREEDY,

@@ -18,13 +18,14 @@ from cierzo.cli import run
 from cierzo.errors import StoreError
 from cierzo.ids import now_ms
 from cierzo.store import api_keys, ledger, open_database, pricing, workspaces
-from cierzo.store.backup import MANIFEST, back_up, restore
+from cierzo.store.backup import MANIFEST, back_up
 from cierzo.store.db import Database, database_url
 from cierzo.store.files import FileStore
 from cierzo.store.ledger import Period
 from cierzo.store.limits import Limits
 from cierzo.store.migrations import migrate, revisions
 from cierzo.store.pricing import Price
+from cierzo.store.restore import restore
 from cierzo.store.tables import DEFAULT_ID, metadata
 from tests.store.test_files import put as put_file
 from tests.store.test_ledger import put, record

@@ -38,9 +38,9 @@ def restore(
 ) -> None:
     """Fill an empty data folder or database from a backup, whichever database that was made of."""
     from cierzo.classifiers.definition import FOLDER
-    from cierzo.store.backup import restore as restore_store
     from cierzo.store.db import Database
     from cierzo.store.db import database_url as resolve
+    from cierzo.store.restore import restore as restore_store
 
     settings = options.settings_of(data=data, database_url=database_url)
     database = Database(resolve(settings.data, url_of(settings)))

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from io import FileIO
 
 import numpy as np
@@ -57,7 +58,7 @@ def write_weights(
     sizes = [_nbytes(tensor, kind) for tensor, kind in zip(planned, kinds, strict=True)]
     total = sum(_aligned(size) for size in sizes)
     _reserve(file, total)
-    errors, crcs = [], []
+    entries = []
     with _Output(file) as output:
         for tensor, kind, nbytes in zip(planned, kinds, sizes, strict=True):
             error, crc, offset = ErrorSum(), 0, output.position
@@ -67,17 +68,9 @@ def write_weights(
                 crc = zlib.crc32(chunk.data, crc)
             assert output.position == offset + nbytes, tensor.name
             output.write(bytes(_aligned(nbytes) - nbytes))
-            errors.append(error.relative)
-            crcs.append(crc)
+            entries.append(_entry(tensor, kind, offset, nbytes, error.relative, crc))
     progress(total, total, "")
-    entries, offset = [], 0
-    for tensor, kind, nbytes, error_sum, crc in zip(
-        planned, kinds, sizes, errors, crcs, strict=True
-    ):
-        edges = _edge_crc32(file, offset, nbytes)
-        entries.append(_entry(tensor, kind, offset, nbytes, error_sum, crc, edges))
-        offset += _aligned(nbytes)
-    return tuple(entries), total
+    return tuple(_with_edges(file, entry) for entry in entries), total
 
 
 def _entry(
@@ -87,7 +80,6 @@ def _entry(
     nbytes: int,
     relative_error: float,
     crc32: int,
-    edge_crc32: int,
 ) -> PackedEntry:
     return PackedEntry(
         name=tensor.name,
@@ -100,7 +92,7 @@ def _entry(
         nbytes=nbytes,
         relative_error=relative_error,
         crc32=crc32,
-        edge_crc32=edge_crc32,
+        edge_crc32=0,  # till the file is written
     )
 
 
@@ -193,8 +185,8 @@ class _Output:
         self._flush = self._thread.submit(os.fdatasync, self._file.fileno())
 
 
-def _edge_crc32(file: FileIO, offset: int, nbytes: int) -> int:
-    size = min(nbytes, EDGE_BYTES)
-    first = os.pread(file.fileno(), size, offset)
-    last = os.pread(file.fileno(), size, offset + nbytes - size)
-    return zlib.crc32(last, zlib.crc32(first))
+def _with_edges(file: FileIO, entry: PackedEntry) -> PackedEntry:
+    size = min(entry.nbytes, EDGE_BYTES)
+    first = os.pread(file.fileno(), size, entry.offset)
+    last = os.pread(file.fileno(), size, entry.offset + entry.nbytes - size)
+    return replace(entry, edge_crc32=zlib.crc32(last, zlib.crc32(first)))
