@@ -39,6 +39,21 @@ class Answered:
     num_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a number of clients measured. Latencies in milliseconds: p50, p95, p99."""
+
+    server: str
+    work: str
+    clients: int
+    requests: int
+    tokens_per_s: float
+    items_per_min: float
+    prompt_tokens: float
+    ttft_ms: tuple[float, float, float]
+    tpot_ms: tuple[float, float, float]
+
+
 def work_of(work: str, clients: int, turn: int) -> tuple[list[str], int]:
     """Texts, and tokens out for each. No two cases share texts: they would be cached."""
     seed = clients + 1000 * turn

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+
+from benchmarks.clients import Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
-Latency = tuple[float, float, float]
-
-
-class Row(Protocol):
-    """Latencies in milliseconds: p50, p95, p99; zeros where there are none."""
-
-    @property
-    def server(self) -> str: ...
-    @property
-    def work(self) -> str: ...
-    @property
-    def clients(self) -> int: ...
-    @property
-    def ttft_ms(self) -> Latency: ...
-    @property
-    def tpot_ms(self) -> Latency: ...
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

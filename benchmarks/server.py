@@ -25,31 +25,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
-from benchmarks.clients import RIVAL, Answered, load, work_of
+from benchmarks.clients import RIVAL, Answered, Row, load, work_of
 from benchmarks.latency_plot import plot
 from benchmarks.rivals import llama_server, vllm_server
 from cierzo import LLM, SamplingParams, hub
 from cierzo.settings import load_settings
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a number of clients measured. Latencies in milliseconds: p50, p95, p99."""
-
-    server: str
-    work: str
-    clients: int
-    requests: int
-    tokens_per_s: float
-    items_per_min: float
-    prompt_tokens: float
-    ttft_ms: tuple[float, float, float]
-    tpot_ms: tuple[float, float, float]
 
 
 def measure(server: str, url: str, model: str, work: str, clients: int, turn: int = 0) -> Row:

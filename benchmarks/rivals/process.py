@@ -51,8 +51,8 @@ def _is_healthy(url: str, process: subprocess.Popen[bytes], max_start_s: float) 
     deadline_s = time.monotonic() + max_start_s
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
-            with urlopen(f"{url}/health"):  # 503 while it loads is an error, too
+            with urlopen(f"{url}/health", timeout=1):  # 503 while it loads is an error, too
                 return True
-        except (URLError, ConnectionError):
+        except (URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     return False
