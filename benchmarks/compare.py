@@ -81,7 +81,9 @@ def main() -> None:
         found = run_case(case, taking_part, arguments.models, arguments.rounds, machine)
         measured = merged(measured, found)
         whole = result | {"cases": measured}
-        file.write_text(json.dumps(whole, indent=1) + "\n")
+        part = stem.with_suffix(".part")  # whole, or as before, whenever a run is cut off
+        part.write_text(json.dumps(whole, indent=1) + "\n")
+        part.replace(file)
         draw(stem.with_suffix(".png"), machine, points(whole), threads)
         _say(f"written: {stem}.json, .png")
 

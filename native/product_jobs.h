@@ -87,7 +87,7 @@ inline int64_t even_panels(int64_t num_ranges, int64_t num_panels, int64_t num_t
     int64_t best = 2, best_end = INT64_MAX;
     for (int64_t share = least; share <= 8; ++share) {
         const int64_t fair = num_ranges * num_panels / (share * num_threads);
-        const int64_t panels = fair < 2 ? 2 : fair > cap ? cap / 2 * 2 : round_up(fair, 2);
+        const int64_t panels = fair < 2 ? 2 : fair >= cap ? cap / 2 * 2 : round_up(fair, 2);
         const int64_t units = num_ranges * ((num_panels + panels - 1) / panels);
         const int64_t end = (units + num_threads - 1) / num_threads * panels;
         if (end < best_end) {

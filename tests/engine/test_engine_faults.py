@@ -72,6 +72,21 @@ def test_a_thread_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPat
             engine.submit(make_request((1, 2, 3), GREEDY))
 
 
+def test_an_engine_that_cannot_even_end_its_requests_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running() as engine:
+        stream = engine.submit(make_request((1, 2, 3), replace(ENDLESS, n=2)))
+        next(stream)
+        monkeypatch.setattr(engine._core, "fail_all", lambda message: 1 // 0)
+        monkeypatch.setattr(engine._core.scheduler, "schedule", lambda: 1 // 0)
+        last = {event.index: event for event in stream}
+        assert {event.finish_reason for event in last.values()} == {"error"} and len(last) == 2
+        assert eventually(lambda: not engine.is_healthy())
+        with pytest.raises(EngineStoppedError):
+            engine.submit(make_request((1, 2, 3), GREEDY))
+
+
 def test_who_shares_a_step_with_one_that_raises_never_notices() -> None:
     params = replace(GREEDY, max_tokens=30)
     core = make_core(FakeModel(fail_on=96))

@@ -16,7 +16,7 @@ from cierzo.errors import DiskFullError, ModelFileError, SettingError
 from cierzo.models import packed_weights
 from cierzo.models.checkpoint import open_checkpoint
 from cierzo.models.loading import ensure_packed, quantize
-from cierzo.models.packed_folder import open_packed
+from cierzo.models.packed_folder import open_packed, verify_packed
 from cierzo.models.packing import pack_job, write_packed
 from tests.models.expected_tensors import assert_holds, relative_error, unpacked
 from tests.tiny_checkpoints import (
@@ -223,6 +223,36 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(DiskFullError, match="no room left"):
         ensure_packed(tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_disk_that_fails_while_it_is_flushed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_huggingface(tmp_path / "m", tiny_model("mistral"))
+    monkeypatch.setattr(packed_weights, "FLUSH_BYTES", 0)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(DiskFullError, match="no room left"):
+        ensure_packed(tmp_path / "m")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_a_disk_takes_in_parts_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+
+    def in_parts(file: int, data: memoryview, offset: int) -> int:
+        return pwrite(file, data[:1000], offset)
+
+    stored = write_huggingface(tmp_path / "m", tiny_model("mistral"))
+    monkeypatch.setattr(packed_weights, "PIECE_BYTES", 2**12)
+    monkeypatch.setattr(os, "pwrite", in_parts)
+    packed = open_packed(ensure_packed(tmp_path / "m"))
+    verify_packed(packed.folder)
+    assert_holds(packed, stored)
 
 
 def test_another_folder_is_never_replaced(tmp_path: Path) -> None:

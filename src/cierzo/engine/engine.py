@@ -120,12 +120,22 @@ class Engine:
             while self._take_inbox():
                 self._hold(self._guarded(self._core.step))
                 self._hand_over()
-        finally:  # even if this thread itself failed: nobody waits for one that is gone
-            with self._changed:
-                self._is_stopping = True
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Whatever failed, this thread or the core itself: nobody waits for one that is gone."""
+        with self._changed:
+            self._is_stopping = True
+        try:
             self._take_inbox()
-            self._hold(self._core.fail_all(STOPPED))
+            self._hold(self._fail_all(STOPPED))
             self._hand_over(at_once=True)
+        finally:
+            wakeups: Wakeups = {}
+            for stream in self._streams.values():
+                stream.fail(STOPPED, wakeups)
+            wake_consumers(wakeups)
 
     def _guarded(self, act: Callable[[], Events]) -> Events:
         """The events of `act`; where it raises, an error for every request there is."""
@@ -133,7 +143,17 @@ class Engine:
             return act()
         except Exception as error:  # ours to fix, but the callers must not hang meanwhile
             logger.exception("the engine failed; every request ends with an error")
-            return self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
+            return self._fail_all(f"the engine failed: {type(error).__name__}: {error}")
+
+    def _fail_all(self, message: str) -> Events:
+        """An error for every request there is; an engine that cannot even do that is at its end."""
+        try:
+            return self._core.fail_all(message)
+        except Exception:
+            logger.exception("the engine failed for good; it takes no new requests")
+            with self._changed:
+                self._is_stopping = True
+            return []
 
     def _take_inbox(self) -> bool:
         """Wait until there is something to compute, and let in what was asked. False at the end."""

@@ -62,6 +62,12 @@ class TokenStream:
                     self._unfinished.discard(event.index)
             self._wake(wakeups)
 
+    def fail(self, message: str, wakeups: Wakeups) -> None:
+        """For the engine: end what has not ended with an error."""
+        with self._changed:
+            left = sorted(self._unfinished)
+            self.put([TokenEvent(i, None, "error", error=message) for i in left], wakeups)
+
     def _wake(self, wakeups: Wakeups) -> None:
         self._changed.notify_all()
         if self._waiter is not None:

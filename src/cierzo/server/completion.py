@@ -98,8 +98,8 @@ class Completion(Protocol):
     usage: Usage
 
     def deltas(self, metered: Metered) -> AsyncGenerator[list[ChoiceDelta], None]:
-        """What comes of all answers, together what came together; closing it stops them. Raises
-        EngineError, and RequestError where it is an upstream that refuses."""
+        """What comes of all answers, together what came together; closing it stops them. To be read
+        once. Raises EngineError, and RequestError where it is an upstream that refuses."""
 
 
 @dataclass(slots=True)
