@@ -36,7 +36,7 @@ def test_every_prompt_is_computed() -> None:
     assert speed.batch == 3
     assert speed.prefill_range[0] <= speed.prefill_tok_s <= speed.prefill_range[1]
     assert speed.decode_tok_s > 0
-    assert 0 < speed.outside_model < 1
+    assert 0 <= speed.outside_model <= 1
     warm_up, round_ = 3 * (20 + 7), 3 * 20 + 3 * (20 + 7)
     assert model.num_computed_tokens == warm_up + (2 + 1) * round_, "one more tells the model apart"
 

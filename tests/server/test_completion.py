@@ -97,7 +97,8 @@ class CapitalsAreCalls:
 
 def test_logprobs_stand_in_the_order_of_their_tokens() -> None:
     events = [replace(e, logprob=TokenLogprob(e.token_id or 0, -0.5, ())) for e in said("abc")]
-    (delta,), _ = read_events(events, AnswerPlan(ByteTokenizer(), wants_logprobs=True))
+    plan = AnswerPlan(ByteTokenizer(), wants_logprobs=True)
+    (delta,), _ = read_events([*events, TokenEvent(0, None, "stop")], plan)
     assert delta.text == "abc"
     assert [entry["token"] for entry in delta.logprobs or ()] == ["a", "b", "c"]
 
