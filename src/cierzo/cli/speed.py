@@ -72,17 +72,12 @@ class Bench:
         return decode_rate(self._run(self._load.generate))
 
     def outside_model(self) -> float:
-        """Share of the decode steps' time that was not the model's, 0 … 1: two runs, of which one
-        decodes nothing, are told apart by their totals. A step too short for that counts as 0."""
-        forward_s = step_s = 0.0
-        for sign, generate in ((-1, 1), (1, self._load.generate)):
-            before = self._engine.stats()
-            self._run(generate)
-            after = self._engine.stats()
-            forward_s += sign * (after.total_forward_s - before.total_forward_s)
-            step_s += sign * (after.total_step_s - before.total_step_s)
-        share = 1 - forward_s / step_s if step_s > 0 else 0.0
-        return min(max(share, 0.0), 1.0)
+        """Share of the decode steps' time that was not the model's."""
+        before = self._engine.stats()
+        self._run(self._load.generate)
+        after = self._engine.stats()
+        forward_s = after.total_decode_forward_s - before.total_decode_forward_s
+        return 1 - forward_s / (after.total_decode_s - before.total_decode_s)
 
     def _run(self, generate: int) -> list[list[float]]:
         # Fresh every time: a repeated prompt would come from the prefix cache.

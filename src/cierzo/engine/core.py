@@ -34,7 +34,8 @@ Events = list[tuple[int, TokenEvent]]
 class EngineStats:
     """The engine at one moment. `num_running` and `num_waiting` count sequences; the other
     numbers are totals since the start, but for the free blocks and the share of those in use.
-    `total_forward_s` is the part of the steps' time that the model took.
+    `total_decode_s` is the time of steps without prompt tokens, `total_decode_forward_s` the
+    model's part of it.
     `expert_tokens[layer][expert]` counts the tokens that an expert worked on."""
 
     num_running: int = 0
@@ -47,7 +48,8 @@ class EngineStats:
     num_accepted_tokens: int = 0
     kv_cache_usage: float = 0.0
     total_step_s: float = 0.0
-    total_forward_s: float = 0.0
+    total_decode_s: float = 0.0
+    total_decode_forward_s: float = 0.0
     expert_tokens: list[list[int]] = field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ class EngineCore:
         self._sampler = Sampler()
         self._requests: dict[int, list[Sequence]] = {}
         self._stats = EngineStats()
+        self._forward_s = 0.0  # of the last pass
         block_nbytes = model.config.kv_bytes_per_token() * BLOCK_SIZE  # at most: int8 takes half
         self._max_ready = min(config.num_blocks, READY_NBYTES // block_nbytes)
         self._num_ready = 0
@@ -208,7 +211,7 @@ class EngineCore:
     def _compute(self, batch: Batch) -> list[list[Sample]]:
         started = perf_counter()
         logits = self.runner.run(batch)
-        self._stats.total_forward_s += perf_counter() - started
+        self._forward_s = perf_counter() - started
         return self._sampler.sample(batch, logits)
 
     def _step_apart(self, batch: Batch) -> Events:
@@ -260,8 +263,11 @@ class EngineCore:
         stats.num_steps += 1
         stats.num_computed_tokens += batch.num_tokens
         stats.total_step_s += step_s
-        is_measured = len(batch.logits_rows) == batch.num_tokens and not batch.prompt_rows
-        if self._speculator is not None and is_measured:
+        if len(batch.logits_rows) < batch.num_tokens or batch.prompt_rows:
+            return  # not only completion tokens
+        stats.total_decode_s += step_s
+        stats.total_decode_forward_s += self._forward_s
+        if self._speculator is not None:
             num_guessed = batch.num_tokens - len(batch.scheduled)
             num_right = sum(map(len, samples)) - len(samples)
             self._speculator.observe(batch.num_tokens, num_guessed, num_right, step_s)
