@@ -5,7 +5,7 @@
 Every round runs each engine once, in a process that has the machine for itself; medians and ranges
 over the rounds, after one round that only warms up (where there is more than one). After each case
 writes benchmarks/results/<date>-<machine>.json and .png, which `python -m benchmarks.readme_table`
-makes the README's table from; cases that were measured before on that day stay there.
+makes the README's table from; cases that stood there before, with dates of their own, stay.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def run_case(
         "quant": case.quant,
         "threads": threads,
         "isa": case.isa or kernels.isa(),
+        "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "rounds": rounds,
         "weights_bytes": weights.total,

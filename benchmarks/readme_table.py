@@ -30,9 +30,10 @@ def render(result: dict[str, Any], name: str) -> str:
     loads = [load for case in result["cases"] for load in case["load_average"]]
     rivals = "; ".join(f"{rival}: {version}" for rival, version in result["rivals"].items())
     commits = ", ".join(dict.fromkeys(case["commit"] for case in result["cases"]))
+    dates = " and ".join(sorted({case["date"] for case in result["cases"]}))
     rounds = sorted({case["rounds"] for case in result["cases"]}, reverse=True)
     lines = [
-        f"{result['machine']}, {result['threads']} threads, {result['date']}, commit {commits}:",
+        f"{result['machine']}, {result['threads']} threads, {dates}, commit {commits}:",
         f"tokens per second, medians (least to most) of {' or '.join(map(str, rounds))} alternating"
         " rounds,",
         f"load average {min(loads):g} to {max(loads):g}. Rivals read the same file; {rivals}.",
