@@ -21,8 +21,7 @@ inline void store_line(uint8_t* tile, int line, __m512 even, __m512 odd) {
     const __m512i half = _mm512_set1_epi32(0x8000);
     const __m512i e = _mm512_add_epi32(_mm512_castps_si512(even), half);
     const __m512i o = _mm512_add_epi32(_mm512_castps_si512(odd), half);
-    _mm512_storeu_si512(tile + 64 * line,
-                        _mm512_mask_alignr_epi8(o, 0x3333333333333333, e, e, 2));
+    _mm512_storeu_si512(tile + 64 * line, _mm512_mask_alignr_epi8(o, 0x3333333333333333, e, e, 2));
 }
 
 // Weights scale * (1 + q / 2^shift) * 2^shift - scale * (2^shift + zero), which is exact.
