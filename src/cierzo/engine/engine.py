@@ -149,7 +149,7 @@ class Engine:
         """An error for every request there is; an engine that cannot even do that is at its end."""
         try:
             return self._core.fail_all(message)
-        except Exception:
+        except Exception:  # whatever it was: _end() still tells everybody
             logger.exception("the engine failed for good; it takes no new requests")
             with self._changed:
                 self._is_stopping = True
