@@ -189,8 +189,8 @@ class LLM:
     ) -> NDArray[np.float32]:
         """Logits [n_tokens, vocab_size]: row i is the model's opinion of token i + 1.
 
-        Tokens from `num_prompt_tokens` on (None: none of them) are computed as completion tokens,
-        which reproduces a completion's logprobs; as a prompt they differ by a rounding error.
+        Tokens from `num_prompt_tokens` on (None: none of them) are computed as a completion's,
+        which reproduces its logprobs; as a prompt's they differ by a rounding error.
         """
         return self.engine.logits(self._checked(token_ids), num_prompt_tokens)
 

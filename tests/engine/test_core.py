@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cierzo.config import BLOCK_SIZE
 from cierzo.engine.request import SamplingParams
-from tests.engine.fake_model import FakeModel, fake_config
+from tests.engine.fake_model import PROMPT_TOKEN, FakeModel, fake_config, hash_logits
 from tests.engine.helpers import (
     GREEDY,
     alone,
@@ -73,6 +74,17 @@ def test_a_completion_is_the_next_turns_prompt_where_all_tokens_are_computed_ali
     assert again.events[0].num_cached_tokens == num_cached
     cold = run_one(make_core(FakeModel(tells_prompt_apart=tells_prompt_apart)), turn)
     assert again.token_ids == cold.token_ids
+
+
+@pytest.mark.parametrize(("length", "kept_apart"), [(1, 0), (8, 0), (9, PROMPT_TOKEN)])
+def test_a_short_prompt_is_computed_as_completion_tokens(length: int, kept_apart: int) -> None:
+    core, request = make_core(), make_request(prompt_of(length), SAMPLED)
+    seen = np.array(request.prompt_token_ids, np.int32) + kept_apart
+    first = run_one(make_core(), make_request(prompt_of(length))).token_ids[0]
+    assert first == int(hash_logits(seen).argmax())
+    cold, warm = run_one(core, request), run_one(core, request)
+    assert warm.token_ids == cold.token_ids
+    assert warm.events[0].num_cached_tokens == length - 1
 
 
 def test_preempted_equals_undisturbed() -> None:

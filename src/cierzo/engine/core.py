@@ -144,11 +144,12 @@ class EngineCore:
     def _sequences(self, arrival: int, request: GenerationRequest) -> list[Sequence]:
         params, limit = request.params, self.config.max_model_len
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
-        apart = self.runner.model.tells_prompt_apart
-        leader = Sequence(request, arrival, limit, seed, tells_prompt_apart=apart)
+        length, is_answered = len(request.prompt_token_ids), params.max_tokens != 0
+        prompt_end = self.runner.prompt_end(length, is_answered)
+        leader = Sequence(request, arrival, limit, seed, prompt_end=prompt_end)
         for index in range(1, params.n):
             leader.siblings.append(
-                Sequence(request, arrival, limit, seed, leader, index, tells_prompt_apart=apart)
+                Sequence(request, arrival, limit, seed, leader, index, prompt_end=prompt_end)
             )
         return [leader, *leader.siblings]
 

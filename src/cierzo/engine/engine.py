@@ -95,7 +95,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Logits [n_tokens, vocab_size] of one sequence, computed between two steps.
 
-        Tokens from `num_prompt_tokens` on (None: none) are computed as completion tokens.
+        Computed as a request's are, whose prompt are the first `num_prompt_tokens` (None: all).
         """
         return self._call(lambda: self._core.runner.logits(token_ids, num_prompt_tokens))
 

@@ -18,6 +18,11 @@ Rows = NDArray[np.float32]
 CHUNK = 256
 """Tokens per forward pass of a sequence that runs alone."""
 
+SHORT_PROMPT = 8
+"""So many prompt tokens or fewer are computed as completion tokens where an answer follows: reading
+the weights is most of the work for so few rows, and making them bf16 would be two to three times as
+much (docs/decisions/0008)."""
+
 
 class Model(Protocol):
     """What the engine needs of a model (`models.Transformer`).
@@ -55,6 +60,11 @@ class ModelRunner:
         self.model = model
         self._kv_cache = model.new_kv_cache(num_blocks)
 
+    def prompt_end(self, num_prompt_tokens: int, is_answered: bool = True) -> int:
+        """How many tokens of a prompt are computed as prompt tokens: all or none."""
+        is_short = is_answered and num_prompt_tokens <= SHORT_PROMPT
+        return num_prompt_tokens if self.model.tells_prompt_apart and not is_short else 0
+
     def run(self, batch: Batch) -> Tensor:
         """Logits [len(batch.logits_rows), vocab_size]; valid until the next step."""
         pooled = batch.pooled
@@ -77,9 +87,12 @@ class ModelRunner:
     def logits(self, token_ids: Int32, num_prompt_tokens: int | None = None) -> Rows:
         """Logits [n_tokens, vocab_size] of one sequence, with a KV cache of its own.
 
-        Tokens from `num_prompt_tokens` on (None: none) are computed as completion tokens.
+        Computed as those of a request are, whose prompt are the first `num_prompt_tokens` (None:
+        all of them).
         """
-        prompt_end = len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
+        prompt_end = self.prompt_end(
+            len(token_ids) if num_prompt_tokens is None else num_prompt_tokens
+        )
         num_blocks = -(-len(token_ids) // BLOCK_SIZE)
         kv_cache = self.model.new_kv_cache(num_blocks)
         table = np.arange(num_blocks, dtype=np.int32)[None]

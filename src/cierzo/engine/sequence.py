@@ -27,8 +27,8 @@ Int32 = NDArray[np.int32]
 class Sequence:
     """The `index`-th continuation of a request.
 
-    `arrival` orders requests by submission. Tokens before `prompt_end` are computed as prompt
-    tokens; where the model computes all tokens alike that is all of them.
+    `arrival` orders requests by submission. Tokens before `prompt_end` (None: the prompt) are
+    computed as prompt tokens, the others as completion tokens.
     `max_completion_tokens` is what `max_tokens` and the context allow, `ends_by_context` which of
     the two ends it. Behind its tokens may stand a draft: guesses at the next ones, which this step
     computes too (`speculation.py`). Sequences other than the request's first (`leader`) report
@@ -77,7 +77,7 @@ class Sequence:
         seed: int,
         leader: Sequence | None = None,
         index: int = 0,
-        tells_prompt_apart: bool = True,
+        prompt_end: int | None = None,
     ) -> None:
         self.request = request
         self.params = request.params
@@ -91,7 +91,7 @@ class Sequence:
         if leader is not None and request.constraint is not None:
             self.constraint = request.constraint.fork()
         self.num_prompt_tokens = len(request.prompt_token_ids)
-        self.prompt_end = self.num_prompt_tokens if tells_prompt_apart else max_model_len
+        self.prompt_end = self.num_prompt_tokens if prompt_end is None else prompt_end
         room = max_model_len - self.num_prompt_tokens
         asked = self.params.max_tokens
         self.max_completion_tokens = room if asked is None else min(asked, room)
@@ -130,7 +130,7 @@ class Sequence:
 
     @property
     def is_in_prompt(self) -> bool:
-        """True while the next token to compute is a prompt token."""
+        """True while the next token is to be computed as a prompt token."""
         return self.num_computed_tokens < self.prompt_end
 
     @property
