@@ -1,7 +1,8 @@
 // Grouped-query attention over the paged KV cache.
 //
-// Rows are grouped by (sequence, kv head), so that keys and values are read once for many rows, and
-// a row walks the context in segments of 256 positions counted from position 0. For every row
+// Rows are grouped by (sequence, kv head), so that keys and values are read once for many rows;
+// completion rows of all kv heads go through a segment together, as memory lies. A
+// row walks the context in segments of 256 positions counted from position 0. For every row
 //     score_t = Σ over groups of 32 d, ascending, of (Σ over even d of q_d k_d) + (Σ over odd d),
 //     each a chain of fma in ascending d over q and k rounded to bf16: the order of the AMX unit.
 // Then, for a completion row, per segment
@@ -30,6 +31,7 @@ namespace cierzo::CIERZO_ISA_NAMESPACE {
 namespace {
 
 constexpr int64_t kWorthSharing = 1 << 17;  // multiply-adds; less is done sooner than shared
+constexpr int64_t kSegmentsPerThread = 4;   // so that the threads end together
 
 void plan_prompt(AttentionPlan& plan, const AttentionProblem& p, int64_t sequence,
                  int64_t unit_rows) {
@@ -44,17 +46,33 @@ void plan_prompt(AttentionPlan& plan, const AttentionProblem& p, int64_t sequenc
         }
 }
 
+Positions segments_of(Positions seen) {
+    return {seen.begin / kSegment, (seen.end + kSegment - 1) / kSegment};
+}
+
+// Memory gives most when it is read as it lies, all heads of a segment before the next one. Where
+// there are too few segments to share out, a tile has one head.
+int64_t kv_heads_per_tile(const AttentionProblem& p, int64_t num_threads) {
+    int64_t num_segments = 0;
+    for (int64_t s = 0; s < p.input.num_sequences(); ++s) {
+        if (p.input.is_prompt(s)) continue;
+        const Positions seen = segments_of(p.visible_to_query(s, p.input.num_queries(s) - 1));
+        num_segments += seen.end - seen.begin;
+    }
+    return num_segments >= kSegmentsPerThread * num_threads ? p.cache.n_kv_heads() : 1;
+}
+
 void plan_completion(AttentionPlan& plan, const AttentionProblem& p, int64_t sequence) {
     const int64_t rows = p.input.num_queries(sequence) * p.queries_per_kv_head;
-    for (int64_t h = 0; h < p.cache.n_kv_heads(); ++h)
+    for (int64_t h = 0; h < p.cache.n_kv_heads(); h += plan.num_kv_heads)
         for (int64_t r = 0; r < rows; r += kTileRows) {
             const AttentionRows tile = {sequence, h, r, std::min(r + kTileRows, rows)};
-            const Positions seen = p.visible(tile);
-            const Positions segments = {seen.begin / kSegment,
-                                        (seen.end + kSegment - 1) / kSegment};
-            plan.tiles.push_back({tile, segments.begin, segments.end, plan.num_segments});
+            const Positions seen = p.visible(tile), segments = segments_of(seen);
+            plan.tiles.push_back(
+                {tile, plan.num_kv_heads, segments.begin, segments.end, plan.num_segments});
             plan.num_segments += segments.end - segments.begin;
-            plan.work += 2 * tile.count() * (seen.end - seen.begin) * p.head_dim;
+            plan.work +=
+                2 * plan.num_kv_heads * tile.count() * (seen.end - seen.begin) * p.head_dim;
         }
 }
 
@@ -71,13 +89,15 @@ void make_plan(AttentionPlan& plan, const AttentionProblem& p, int64_t num_threa
     plan.prompt_units.clear();
     plan.tiles.clear();
     plan.num_segments = plan.work = 0;
+    plan.num_kv_heads = kv_heads_per_tile(p, num_threads);
     const int64_t unit_rows = prompt_unit_rows(p, num_threads);
     for (int64_t s = 0; s < p.input.num_sequences(); ++s)
         p.input.is_prompt(s) ? plan_prompt(plan, p, s, unit_rows) : plan_completion(plan, p, s);
     const int64_t num_tiles = int64_t(plan.tiles.size());
     plan.shares_segments = num_threads > 1 && plan.work >= kWorthSharing &&
                            num_tiles < 4 * num_threads && plan.num_segments > num_tiles;
-    const size_t needed = size_t(plan.num_segments * PartialAttention::num_floats(p));
+    const size_t needed =
+        size_t(plan.num_segments * plan.num_kv_heads) * size_t(PartialAttention::num_floats(p));
     if (plan.shares_segments && plan.partials.size() < needed) plan.partials.resize(needed);
 }
 
@@ -90,14 +110,15 @@ void for_each_taken(const Team& team, int counter, int64_t n, const F& f) {
 }
 
 void attend_tile(const AttentionProblem& p, const CompletionTile& tile, CompletionWorkspace& w) {
-    load_queries(p, tile.rows, w);
-    const PartialAttention merged(w.merged), next(w.segment);
-    attend_segment(p, tile.rows, tile.segment_begin, w, merged);
+    const PartialAttention merged(w.merged), next(w.next);
+    attend_segment(p, tile, tile.segment_begin, w, merged);
     for (int64_t s = tile.segment_begin + 1; s < tile.segment_end; ++s) {
-        attend_segment(p, tile.rows, s, w, next);
-        merge(p, tile.rows.count(), merged, next);
+        attend_segment(p, tile, s, w, next);
+        for (int64_t h = 0; h < tile.num_kv_heads; ++h)
+            merge(p, tile.rows.count(), merged.of_head(p, h), next.of_head(p, h));
     }
-    write_out(p, tile.rows, merged);
+    for (int64_t h = 0; h < tile.num_kv_heads; ++h)
+        write_out(p, tile.of_head(h), merged.of_head(p, h));
 }
 
 const CompletionTile& tile_of(const AttentionPlan& plan, int64_t segment) {
@@ -111,20 +132,21 @@ const CompletionTile& tile_of(const AttentionPlan& plan, int64_t segment) {
 void attend_by_segment(const AttentionProblem& p, AttentionPlan& plan, const Team& team,
                        CompletionWorkspace& w) {
     const auto partial = [&](int64_t segment) {
-        return PartialAttention(plan.partials.data() + segment * PartialAttention::num_floats(p));
+        return PartialAttention(plan.partials.data() +
+                                segment * plan.num_kv_heads * PartialAttention::num_floats(p));
     };
     for_each_taken(team, 1, plan.num_segments, [&](int64_t i) {
         const CompletionTile& tile = tile_of(plan, i);
-        load_queries(p, tile.rows, w);
-        attend_segment(p, tile.rows, tile.segment_begin + i - tile.first_segment, w, partial(i));
+        attend_segment(p, tile, tile.segment_begin + i - tile.first_segment, w, partial(i));
     });
     team.barrier();
-    for_each_taken(team, 2, int64_t(plan.tiles.size()), [&](int64_t i) {
-        const CompletionTile& tile = plan.tiles[size_t(i)];
-        const PartialAttention merged = partial(tile.first_segment);
+    for_each_taken(team, 2, int64_t(plan.tiles.size()) * plan.num_kv_heads, [&](int64_t i) {
+        const CompletionTile& tile = plan.tiles[size_t(i / plan.num_kv_heads)];
+        const int64_t h = i % plan.num_kv_heads;
+        const PartialAttention merged = partial(tile.first_segment).of_head(p, h);
         for (int64_t s = 1; s < tile.segment_end - tile.segment_begin; ++s)
-            merge(p, tile.rows.count(), merged, partial(tile.first_segment + s));
-        write_out(p, tile.rows, merged);
+            merge(p, tile.rows.count(), merged, partial(tile.first_segment + s).of_head(p, h));
+        write_out(p, tile.of_head(h), merged);
     });
 }
 
@@ -137,7 +159,7 @@ void attend(const AttentionProblem& p, AttentionPlan& plan, const Team& team) {
                        [&](int64_t i) { attend_prompt_unit(p, plan.prompt_units[size_t(i)], w); });
     }
     if (plan.tiles.empty()) return;
-    CompletionWorkspace w;
+    CompletionWorkspace w(p, plan.num_kv_heads);
     if (plan.shares_segments)
         attend_by_segment(p, plan, team, w);
     else

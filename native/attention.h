@@ -88,11 +88,15 @@ struct AttentionProblem {
     }
 };
 
-// Completion rows that go together, at most kTileRows.
+// Completion rows that go together: the same ones, at most kTileRows, of some kv heads.
 struct CompletionTile {
-    AttentionRows rows;
+    AttentionRows rows;  // of the first of the heads
+    int64_t num_kv_heads;
     int64_t segment_begin, segment_end;
     int64_t first_segment;  // its first one's index among all tiles' segments
+    AttentionRows of_head(int64_t h) const {
+        return {rows.sequence, rows.kv_head + h, rows.begin, rows.end};
+    }
 };
 
 // How a step's rows are cut up and shared out.
@@ -100,6 +104,7 @@ struct AttentionPlan {
     std::vector<AttentionRows> prompt_units;
     std::vector<CompletionTile> tiles;
     std::vector<float> partials;  // of every segment of every tile, where these are shared out
+    int64_t num_kv_heads = 1;     // of each tile
     int64_t num_segments = 0;     // of all tiles
     int64_t work = 0;             // multiply-adds
     bool shares_segments = false;

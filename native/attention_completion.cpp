@@ -42,8 +42,6 @@ void scale_columns(const AttentionProblem& p, int64_t rows, Positions blocks, fl
     }
 }
 
-}  // namespace
-
 void load_queries(const AttentionProblem& p, const AttentionRows& rows, CompletionWorkspace& w) {
     for (int64_t r = 0; r < rows.count(); ++r) {
         const float* q = p.a.q + p.offset(rows, rows.begin + r);
@@ -56,33 +54,55 @@ void load_queries(const AttentionProblem& p, const AttentionRows& rows, Completi
     }
 }
 
-void attend_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                    CompletionWorkspace& w, const PartialAttention& out) {
-    const int64_t n = rows.count(), origin = segment * kSegment;
-    Positions seen[kTileRows];
-    for (int64_t r = 0; r < n; ++r) {
+SegmentSeen seen_of(const AttentionProblem& p, const AttentionRows& rows, int64_t segment) {
+    const int64_t origin = segment * kSegment;
+    SegmentSeen seen;
+    for (int64_t r = 0; r < rows.count(); ++r) {
         const Positions all = p.visible(rows.sequence, rows.begin + r);
-        seen[r] = intersect({all.begin - origin, all.end - origin}, {0, kSegment});
+        seen.rows[r] = intersect({all.begin - origin, all.end - origin}, {0, kSegment});
     }
-    const Positions blocks = {std::max(seen[0].begin, int64_t(0)) / kBlockSize,
-                              (seen[n - 1].end + kBlockSize - 1) / kBlockSize};
-    const int64_t first = segment * kSegmentBlocks;
+    seen.blocks = {std::max(seen.rows[0].begin, int64_t(0)) / kBlockSize,
+                   (seen.rows[rows.count() - 1].end + kBlockSize - 1) / kBlockSize};
+    return seen;
+}
+
+// Scores become weights.
+void softmax_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+                     const SegmentSeen& seen, float* scores, const PartialAttention& out) {
+    const int64_t n = rows.count(), first = segment * kSegmentBlocks;
     const bool is_int8 = p.cache.type() == KVType::kInt8;
-    score_segment(p, rows, segment, blocks, w);
     if (is_int8)
-        scale_columns(p, n, blocks, w.scores, [&](int64_t b) { return p.keys(rows, first + b); });
-    if (n < kWorthWidening)
-        for (int64_t b = blocks.begin; b < std::min(blocks.begin + kAhead, blocks.end); ++b)
-            prefetch_plane(p, p.values(rows, first + b));
+        scale_columns(p, n, seen.blocks, scores,
+                      [&](int64_t b) { return p.keys(rows, first + b); });
     for (int64_t r = 0; r < n; ++r) {
         out.maximum[r] = -std::numeric_limits<float>::infinity();
         out.sum[r] = 0.0f;
-        if (!seen[r].empty())
-            softmax_row(w.scores + r * kSegment, seen[r], out.maximum[r], out.sum[r]);
+        if (!seen.rows[r].empty())
+            softmax_row(scores + r * kSegment, seen.rows[r], out.maximum[r], out.sum[r]);
     }
     if (is_int8)
-        scale_columns(p, n, blocks, w.scores, [&](int64_t b) { return p.values(rows, first + b); });
-    add_segment(p, rows, segment, blocks, seen, w, out.o);
+        scale_columns(p, n, seen.blocks, scores,
+                      [&](int64_t b) { return p.values(rows, first + b); });
+}
+
+}  // namespace
+
+void attend_segment(const AttentionProblem& p, const CompletionTile& tile, int64_t segment,
+                    CompletionWorkspace& w, const PartialAttention& out) {
+    const SegmentSeen seen = seen_of(p, tile.rows, segment);
+    const auto scores = [&](int64_t h) { return w.scores + h * kTileRows * kSegment; };
+    for (int64_t h = 0; h < tile.num_kv_heads; ++h) {
+        load_queries(p, tile.of_head(h), w);
+        score_segment(p, tile.of_head(h), segment, seen.blocks, w, scores(h));
+    }
+    if (tile.rows.count() < kWorthWidening)
+        for (int64_t b = seen.blocks.begin;
+             b < std::min(seen.blocks.begin + kAhead, seen.blocks.end); ++b)
+            prefetch_plane(p, p.values(tile.rows, segment * kSegmentBlocks + b));
+    for (int64_t h = 0; h < tile.num_kv_heads; ++h)
+        softmax_segment(p, tile.of_head(h), segment, seen, scores(h), out.of_head(p, h));
+    for (int64_t h = 0; h < tile.num_kv_heads; ++h)
+        add_segment(p, tile, h, segment, seen, scores(h), w, out.of_head(p, h).o);
 }
 
 void merge(const AttentionProblem& p, int64_t num_rows, const PartialAttention& into,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention.h"
+#include "scratch.h"
 
 #if CIERZO_ISA_LEVEL >= 3
 #include "amx.h"
@@ -30,7 +31,20 @@ inline void prefetch_plane(const AttentionProblem& p, const std::byte* plane) {
     for (int64_t i = 0; i < p.cache.plane_nbytes(); i += 64) prefetch(plane + i);
 }
 
-// Unnormalised softmax of some of the context for the rows of a tile; sum 0 = nothing seen.
+// A plane asked for a few lines at a time: all at once would hold up the loads beside them.
+class PlaneAhead {
+  public:
+    PlaneAhead(const std::byte* plane, int64_t nbytes) : at_(plane), end_(plane + nbytes) {}
+    void ask(int64_t lines) {
+        for (; lines > 0 && at_ < end_; --lines, at_ += 64) prefetch_far(at_);
+    }
+
+  private:
+    const std::byte *at_, *end_;
+};
+
+// Unnormalised softmax of some of the context for the rows of a tile; sum 0 = nothing seen. Those
+// of the tile's other kv heads follow.
 struct PartialAttention {
     float* maximum;  // [kTileRows]
     float* sum;      // [kTileRows]
@@ -38,6 +52,9 @@ struct PartialAttention {
 
     PartialAttention(float* base) : maximum(base), sum(base + kTileRows), o(base + 2 * kTileRows) {}
     static int64_t num_floats(const AttentionProblem& p) { return kTileRows * (2 + p.stride); }
+    PartialAttention of_head(const AttentionProblem& p, int64_t h) const {
+        return {maximum + h * num_floats(p)};
+    }
 };
 
 // One thread's working memory; its AMX unit stays configured for as many rows as the last tile had.
@@ -45,10 +62,17 @@ struct CompletionWorkspace {
     alignas(64) uint16_t q_bf16[kTileRows * kMaxHeadDim];
     alignas(64) float q[kTileRows * kMaxHeadDim];                 // the same, widened
     alignas(64) float block[kBlocks * kBlockSize * kMaxHeadDim];  // keys or values, widened
-    alignas(64) float scores[kTileRows * kSegment];
-    alignas(64) float segment[kTileRows * (2 + kMaxHeadDim)];
-    alignas(64) float merged[kTileRows * (2 + kMaxHeadDim)];
+    float* scores;         // [kv heads of a tile][kTileRows][kSegment]
+    float *next, *merged;  // partial results of a tile
     int64_t configured_rows = 0;
+
+    CompletionWorkspace(const AttentionProblem& p, int64_t num_kv_heads) {
+        const int64_t num_scores = num_kv_heads * kTileRows * kSegment;
+        const int64_t num_partial = num_kv_heads * PartialAttention::num_floats(p);
+        scores = scratch_array<float>(ScratchSlot::kAttention, num_scores + 2 * num_partial);
+        next = scores + num_scores;
+        merged = next + num_partial;
+    }
 #if CIERZO_ISA_LEVEL >= 3
     ~CompletionWorkspace() {
         if (configured_rows > 0) tile_release();
@@ -64,22 +88,26 @@ inline void with_count(int64_t count, F f) {
     f.template operator()<N>();
 }
 
-// Raw scores of the rows for blocks of a segment: w.scores[row][position in the segment]. Integer
-// keys and values (int8) count as they are, here and below.
+// What a tile's rows see of a segment, counted from its begin, and the blocks in which it lies.
+struct SegmentSeen {
+    Positions rows[kTileRows];
+    Positions blocks;
+};
+
+// Raw scores of the rows in w for blocks of a segment: scores[row][position in the segment].
+// Integer keys and values (int8) count as they are, here and below.
 void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                   Positions blocks, CompletionWorkspace& w);
+                   Positions blocks, CompletionWorkspace& w, float* scores);
 
-// o = weights · values over blocks of a segment; `seen` per row, w.scores hold the weights.
-void add_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                 Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o);
+// o = weights · values of kv head h of the tile over a segment.
+void add_segment(const AttentionProblem& p, const CompletionTile& tile, int64_t h, int64_t segment,
+                 const SegmentSeen& seen, const float* weights, CompletionWorkspace& w, float* o);
 
-void load_queries(const AttentionProblem& p, const AttentionRows& rows, CompletionWorkspace& w);
-
-// One segment of the context. The rows' queries must be loaded.
-void attend_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
+// One segment of the context, for all kv heads of the tile.
+void attend_segment(const AttentionProblem& p, const CompletionTile& tile, int64_t segment,
                     CompletionWorkspace& w, const PartialAttention& out);
 
-// into = into ∪ next, where `next` covers later positions.
+// One kv head's into = into ∪ next, where `next` covers later positions.
 void merge(const AttentionProblem& p, int64_t num_rows, const PartialAttention& into,
            const PartialAttention& next);
 

@@ -70,7 +70,7 @@ void score_blocks(const AttentionProblem& p, float* scores, const uint16_t* q,
 }
 
 void score_with_tiles(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                      Positions blocks, CompletionWorkspace& w) {
+                      Positions blocks, CompletionWorkspace& w, float* scores) {
     if (w.configured_rows != rows.count()) {
         tile_configure(score_tiles(p, rows.count()));
         w.configured_rows = rows.count();
@@ -79,14 +79,12 @@ void score_with_tiles(const AttentionProblem& p, const AttentionRows& rows, int6
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
         count = std::min<int64_t>(4, blocks.end - b);
         const uint16_t* keys[4] = {};
-        for (int64_t i = 0; i < count; ++i) {
-            if (rows.count() < kWorthWidening && b + i + kAhead < blocks.end)
-                prefetch_plane(p, p.keys(rows, first + b + i + kAhead));
+        // None is asked for: read as they lie, the hardware finds them in time.
+        for (int64_t i = 0; i < count; ++i)
             keys[i] = reinterpret_cast<const uint16_t*>(p.keys(rows, first + b + i));
-        }
-        float* scores = w.scores + b * kBlockSize;
-        with_count<4>(count,
-                      [&]<int BLOCKS>() { score_blocks<BLOCKS>(p, scores, w.q_bf16, keys); });
+        with_count<4>(count, [&]<int BLOCKS>() {
+            score_blocks<BLOCKS>(p, scores + b * kBlockSize, w.q_bf16, keys);
+        });
     }
 }
 
@@ -170,7 +168,7 @@ void score_tile(const AttentionProblem& p, int64_t rows, float* scores, const fl
 
 template <class Rows>
 void score_with_vectors(const AttentionProblem& p, const AttentionRows& tile_rows, int64_t segment,
-                        Positions blocks, CompletionWorkspace& w) {
+                        Positions blocks, CompletionWorkspace& w, float* scores) {
     const int64_t rows = tile_rows.count(), first = segment * kSegmentBlocks;
     const bool widened = rows >= kWorthWidening;
     for (int64_t b = blocks.begin, count = 0; b < blocks.end; b += count) {
@@ -185,10 +183,10 @@ void score_with_vectors(const AttentionProblem& p, const AttentionRows& tile_row
             if (widened) widen_keys<Rows>(copy, stored.block[i], p.head_dim);
             wide.block[i] = copy;
         }
-        float* scores = w.scores + b * kBlockSize;
+        float* column = scores + b * kBlockSize;
         const auto score = [&](const auto& keys) {
-            count == kBlocks ? score_tile<kBlocks>(p, rows, scores, w.q, keys)
-                             : score_tile<1>(p, rows, scores, w.q, keys);
+            count == kBlocks ? score_tile<kBlocks>(p, rows, column, w.q, keys)
+                             : score_tile<1>(p, rows, column, w.q, keys);
         };
         widened ? score(wide) : score(stored);
     }
@@ -197,14 +195,16 @@ void score_with_vectors(const AttentionProblem& p, const AttentionRows& tile_row
 }  // namespace
 
 void score_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                   Positions blocks, CompletionWorkspace& w) {
+                   Positions blocks, CompletionWorkspace& w, float* scores) {
 #if CIERZO_ISA_LEVEL >= 3
     // Integers would have to be widened for the unit, which takes longer than it saves.
-    p.cache.type() == KVType::kBf16 ? score_with_tiles(p, rows, segment, blocks, w)
-                                    : score_with_vectors<Int8Rows>(p, rows, segment, blocks, w);
+    p.cache.type() == KVType::kBf16
+        ? score_with_tiles(p, rows, segment, blocks, w, scores)
+        : score_with_vectors<Int8Rows>(p, rows, segment, blocks, w, scores);
 #else
-    with_rows(p.cache.type(),
-              [&]<class Rows>(Rows) { score_with_vectors<Rows>(p, rows, segment, blocks, w); });
+    with_rows(p.cache.type(), [&]<class Rows>(Rows) {
+        score_with_vectors<Rows>(p, rows, segment, blocks, w, scores);
+    });
 #endif
 }
 

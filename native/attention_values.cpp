@@ -38,7 +38,7 @@ void widen_values(float* out, const StoredValues<Rows>& values, int64_t stride) 
 // sum[r][v] += Σ weights[r][t] · values[t] over the tokens t of a block that are seen.
 template <int ROWS, int VECTORS, class Values>
 void add_tokens(f32x16 (&sum)[ROWS][VECTORS], int64_t d, const float* weights, const Values& values,
-                Positions tokens) {
+                Positions tokens, PlaneAhead& ahead) {
     const auto add = [&](int64_t t, const f32x16(&value)[VECTORS]) {
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
@@ -51,6 +51,7 @@ void add_tokens(f32x16 (&sum)[ROWS][VECTORS], int64_t d, const float* weights, c
         f32x16 first[VECTORS], second[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) values.load(pair, d + v * kLanes, first[v], second[v]);
+        ahead.ask(VECTORS);
         if (2 * pair >= tokens.begin) add(2 * pair, first);
         if (2 * pair + 1 < tokens.end) add(2 * pair + 1, second);
     }
@@ -77,13 +78,6 @@ Positions in_block(Positions seen, int64_t begin) {
     return intersect({seen.begin - begin, seen.end - begin}, {0, kBlockSize});
 }
 
-// Rows that see the same positions (the heads of one query), from `first` on.
-int64_t count_alike(const Positions* seen, int64_t first, int64_t rows) {
-    int64_t count = 1;
-    while (count < kRows && first + count < rows && seen[first + count] == seen[first]) ++count;
-    return count;
-}
-
 // Calls f<VECTORS>(d) until all dims are done.
 template <class F>
 void for_vectors(int64_t stride, F f) {
@@ -93,69 +87,55 @@ void for_vectors(int64_t stride, F f) {
     for (; d < stride; d += kLanes) f.template operator()<1>(d);
 }
 
-// Few rows: their sums stay in registers, the values are taken as they are.
-template <class Rows>
-void add_stored(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                Positions blocks, const Positions* seen, const float* weights, float* o) {
-    for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
-        count = count_alike(seen, r, rows.count());
+// A block's values for all rows, those together that see the same tokens.
+template <class Values>
+void add_block(const AttentionProblem& p, int64_t num_rows, const Positions* seen, int64_t b,
+               const Values& values, const float* weights, PlaneAhead ahead, float* o) {
+    for (int64_t r = 0, count = 0; r < num_rows; r += count) {
+        const Positions tokens = in_block(seen[r], b * kBlockSize);
+        count = 1;
+        while (count < kRows && r + count < num_rows &&
+               in_block(seen[r + count], b * kBlockSize) == tokens)
+            ++count;
+        if (tokens.empty()) continue;
         with_count(count, [&]<int ROWS>() {
             for_vectors(p.stride, [&]<int VECTORS>(int64_t d) {
                 f32x16 sum[ROWS][VECTORS];
-                for (auto& row : sum)
-                    for (f32x16& s : row) s = f32x16::zero();
-                for (int64_t b = seen[r].begin / kBlockSize; b * kBlockSize < seen[r].end; ++b) {
-                    if (r == 0 && d == 0 && b + kAhead < blocks.end)
-                        prefetch_plane(p, p.values(rows, segment * kSegmentBlocks + b + kAhead));
-                    const StoredValues<Rows> values = {p.values(rows, segment * kSegmentBlocks + b),
-                                                       p.head_dim};
-                    add_tokens(sum, d, weights + r * kSegment + b * kBlockSize, values,
-                               in_block(seen[r], b * kBlockSize));
-                }
+                load_sums(sum, o + r * p.stride + d, p.stride);
+                add_tokens(sum, d, weights + r * kSegment + b * kBlockSize, values, tokens, ahead);
                 store_sums(o + r * p.stride + d, p.stride, sum);
             });
         });
     }
 }
 
-// Many rows: a block's values are widened once for all of them.
-template <class Rows>
-void add_widened(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                 Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
-    std::fill_n(o, rows.count() * p.stride, 0.0f);
-    const WideValues values = {w.block, p.stride};
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-        widen_values<Rows>(w.block, {p.values(rows, segment * kSegmentBlocks + b), p.head_dim},
-                           p.stride);
-        for (int64_t r = 0, count = 0; r < rows.count(); r += count) {
-            const Positions tokens = in_block(seen[r], b * kBlockSize);
-            count = 1;
-            while (count < kRows && r + count < rows.count() &&
-                   in_block(seen[r + count], b * kBlockSize) == tokens)
-                ++count;
-            if (tokens.empty()) continue;
-            const float* weights = w.scores + r * kSegment + b * kBlockSize;
-            with_count(count, [&]<int ROWS>() {
-                for_vectors(p.stride, [&]<int VECTORS>(int64_t d) {
-                    f32x16 sum[ROWS][VECTORS];
-                    load_sums(sum, o + r * p.stride + d, p.stride);
-                    add_tokens(sum, d, weights, values, tokens);
-                    store_sums(o + r * p.stride + d, p.stride, sum);
-                });
-            });
-        }
-    }
-}
-
 }  // namespace
 
-void add_segment(const AttentionProblem& p, const AttentionRows& rows, int64_t segment,
-                 Positions blocks, const Positions* seen, CompletionWorkspace& w, float* o) {
+void add_segment(const AttentionProblem& p, const CompletionTile& tile, int64_t h, int64_t segment,
+                 const SegmentSeen& seen, const float* weights, CompletionWorkspace& w, float* o) {
+    const int64_t n = tile.rows.count(), first = segment * kSegmentBlocks;
+    const Positions blocks = seen.blocks;
+    // What comes kAhead blocks later, of this head or the next one.
+    const auto ahead = [&](int64_t b) -> const std::byte* {
+        const bool is_next = b + kAhead >= blocks.end;
+        const int64_t later = b + kAhead - (is_next ? blocks.end - blocks.begin : 0);
+        if (later >= blocks.end || h + is_next == tile.num_kv_heads) return nullptr;
+        return p.values(tile.of_head(h + is_next), first + later);
+    };
+    std::fill_n(o, n * p.stride, 0.0f);
     with_rows(p.cache.type(), [&]<class Rows>(Rows) {
-        if (rows.count() >= kWorthWidening)
-            add_widened<Rows>(p, rows, segment, blocks, seen, w, o);
-        else
-            add_stored<Rows>(p, rows, segment, blocks, seen, w.scores, o);
+        for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+            const StoredValues<Rows> stored = {p.values(tile.of_head(h), first + b), p.head_dim};
+            const std::byte* later = ahead(b);
+            if (n < kWorthWidening) {
+                const PlaneAhead lines(later, later == nullptr ? 0 : p.cache.plane_nbytes());
+                add_block(p, n, seen.rows, b, stored, weights, lines, o);
+            } else {
+                widen_values(w.block, stored, p.stride);
+                add_block(p, n, seen.rows, b, WideValues{w.block, p.stride}, weights,
+                          PlaneAhead(nullptr, 0), o);
+            }
+        }
     });
 }
 

@@ -195,12 +195,12 @@ def test_scores_that_overflow_give_the_same_bits() -> None:
 @both_classes
 @both_dtypes
 def test_threads_give_the_same_bits(is_prompt: bool, dtype: KvCacheDtype) -> None:
-    """1 thread walks whole tiles, 7 share out the segments of a long decode."""
+    """1 thread walks a whole tile of all heads, 2 share out its segments, 7 those of each head."""
     results = []
     for num_threads in (1, 2, 7):
         kernels.set_num_threads(num_threads)
-        kv_cache, [sequence] = lay_out(SMOL, [1500], dtype=dtype)
-        run(kv_cache, SMOL, [(sequence, 1499)], num_prompts=int(is_prompt))
+        kv_cache, [sequence] = lay_out(SMOL, [2100], dtype=dtype)
+        run(kv_cache, SMOL, [(sequence, 2099)], num_prompts=int(is_prompt))
         run(kv_cache, SMOL, [(sequence, 1)], num_prompts=int(is_prompt))
         results.append(np.concatenate(sequence.outputs))
     np.testing.assert_array_equal(results[1], results[0])
