@@ -1,8 +1,8 @@
 // Grouped-query attention over the paged KV cache.
 //
 // Rows are grouped by (sequence, kv head), so that keys and values are read once for many rows;
-// completion rows of all kv heads go through a segment together, as memory lies. A
-// row walks the context in segments of 256 positions counted from position 0. For every row
+// completion rows of all kv heads go through a segment together, as memory lies. A row walks the
+// context in segments of 256 positions counted from position 0. For every row
 //     score_t = Σ over groups of 32 d, ascending, of (Σ over even d of q_d k_d) + (Σ over odd d),
 //     each a chain of fma in ascending d over q and k rounded to bf16: the order of the AMX unit.
 // Then, for a completion row, per segment
