@@ -20,8 +20,8 @@ CHUNK = 256
 
 SHORT_PROMPT = 8
 """So many prompt tokens or fewer are computed as completion tokens where an answer follows: reading
-the weights is most of the work for so few rows, and making them bf16 would be two to three times as
-much (docs/decisions/0008)."""
+the weights is most of the work for so few rows, and making them bf16 would be up to twice as much
+again (docs/decisions/0008)."""
 
 
 class Model(Protocol):
